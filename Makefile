@@ -1,0 +1,65 @@
+# `make help` lists the targets.  Everything is built in .venv and build/.
+
+PYTHON ?= python3
+UV ?= uv
+BIN := .venv/bin
+READY := .venv/.ready
+CODE := $(wildcard src tests demo bench tools)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test bench-core bench-stream bench-serve fuzz peers docs lock clean
+
+help:  ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(READY)  ## Make .venv with every locked dependency; builds llama.cpp once
+
+demo: setup  ## Serve four models from memory for two, and watch (under 2 minutes)
+	@$(BIN)/python -m demo
+
+test: setup  ## Every check: format, lint, types, import contracts, tests
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+bench-core: setup  ## How long one decision takes, with 100 models and 1,000 waiting requests
+	$(BIN)/python -m bench.core
+
+bench-stream: setup  ## What a stream feels of another model's load
+	$(BIN)/python -m bench.stream
+
+bench-serve: peers  ## Beside llama-server: throughput, first tokens, swaps, mixtures (over an hour)
+	$(BIN)/python -m bench.serve
+
+fuzz: setup  ## Generated requests and damaged files against a real server (some 10 minutes)
+	$(BIN)/python -m bench.fuzz
+
+peers: setup  ## Build llama-server, the peer of bench-serve, from our engine's source
+	@bash bench/peers.sh
+
+docs: setup  ## Write the generated pages of docs/ from the tables in the code
+	$(BIN)/python -m repertory.reports.diagrams
+	$(BIN)/python -m repertory.gateway.pages
+	$(BIN)/python -m repertory.gateway.asking.api_page
+
+lock:  ## Write requirements.lock anew from pyproject.toml (needs uv)
+	$(UV) pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --extra dev pyproject.toml -o requirements.lock
+
+clean:  ## Remove what was built and cached, but not .venv
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find $(CODE) -name __pycache__ -type d -exec rm -rf {} +
+
+# RPC lets the tests see a device that is no CPU; the image library of llama.cpp is not used.
+$(READY): export CMAKE_ARGS := -DGGML_RPC=ON -DLLAVA_BUILD=OFF $(CMAKE_ARGS)
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed; name one: make setup PYTHON=python3.11" >&2; exit 1; }
+	@echo "Setting up .venv.  The first time builds llama.cpp: about 4 minutes on two cores."
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --no-deps -e .
+	@touch $@

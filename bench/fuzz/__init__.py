@@ -1,0 +1,1 @@
+"""Generated requests and damaged files against the real server: `make fuzz`."""

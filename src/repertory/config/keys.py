@@ -1,0 +1,120 @@
+"""Every key of `repertory.yaml`: the parser, the JSON schema and the checks read this table.
+
+A new key is a row here and a field of what `file.py` builds from it.
+"""
+
+from collections.abc import Mapping as Dict
+
+from repertory.config.kinds import (
+    AutoOr,
+    Choice,
+    Duration,
+    Entries,
+    FilePath,
+    Key,
+    ListOf,
+    Mapping,
+    Name,
+    Size,
+    Text,
+    Truth,
+    Whole,
+)
+from repertory.domain.settings import Favour
+
+__all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "FILE", "WEIGHTS"]
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 7373
+"""REPE on a telephone; 8000, 8080 and 11434 belong to servers that people run beside this one."""
+
+WEIGHTS: Dict[str, float] = {"interactive": 1.0, "batch": 0.1}
+"""`w_r` of the objective: a batch request may wait ten times as long for the same harm."""
+
+_MODEL = Mapping(
+    (
+        Key(
+            "path",
+            FilePath(must_exist=True),
+            "The model's GGUF file; of a model in parts, its first. Relative to this file.",
+            needs="the model's file",
+        ),
+        Key("aliases", ListOf(Name()), "More names that clients may use."),
+        Key("pin", Truth(), "Loaded at the start, and never evicted.", False),
+        Key("preload", Truth(), "Loaded at the start; evicted like any other.", False),
+        Key(
+            "context",
+            Whole(1, 2**31 - 1),
+            "Tokens of prompt and answer together. Default: what the model was trained for, at "
+            "most 8192.",
+        ),
+        Key(
+            "ttl",
+            Duration(),
+            "Unloaded after so long without a request. Seconds, if it has no unit.",
+            "never",
+        ),
+        Key(
+            "priority",
+            Choice(list(WEIGHTS)),
+            "A batch request may wait ten times as long as an interactive one.",
+            "interactive",
+        ),
+    )
+)
+
+_DEVICE = Mapping(
+    (
+        Key(
+            "id",
+            Text(),
+            "A core set's name; an accelerator's as the engine calls it.",
+            needs="such as CUDA0 or cpu0",
+        ),
+        Key(
+            "cores",
+            ListOf(Whole(0, 4095), 1, "one core, or be left out for an accelerator"),
+            "The CPU cores of the set; left out for an accelerator.",
+        ),
+        Key("memory", Size(), "What models may take there. Default: what the engine finds."),
+    )
+)
+
+FILE = Mapping(
+    (
+        Key(
+            "models",
+            Entries(_MODEL),
+            "The models to serve, by the names that clients use.",
+            needs="at least one model, with its path",
+        ),
+        Key(
+            "devices",
+            AutoOr(ListOf(_DEVICE, 1, "one device, or be auto", is_unique=False)),
+            "What to compute on: auto, or a list.",
+            "auto",
+        ),
+        Key(
+            "memory",
+            Size(),
+            "For everything together: server, worker, weights, KV. Default: what is free at the "
+            "start, less a margin.",
+        ),
+        Key("host_memory", Size(), "Of that, kept for saved states and slept weights."),
+        Key(
+            "favour",
+            Choice([each.value for each in Favour]),
+            "The one dial: hand memory over sooner (latency) or later (throughput).",
+            Favour.BALANCED.value,
+        ),
+        Key("host", Text(), "The address to listen on.", DEFAULT_HOST),
+        Key("port", Whole(0, 65535), "The port to listen on; 0 is any free one.", DEFAULT_PORT),
+        Key("state_dir", FilePath(), "Where logs and state are kept. Relative to this file."),
+        Key(
+            "exact",
+            Truth(),
+            "The same tokens whatever else runs; slower, and a resume continues to the bit.",
+            False,
+        ),
+    )
+)

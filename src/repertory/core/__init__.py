@@ -1,0 +1,1 @@
+"""The one brain: state, `Controller.handle`, invariants, the decision record."""

@@ -1,0 +1,161 @@
+"""Requests come, move on and end."""
+
+from repertory.core.serving import enqueue, settle
+from repertory.core.state import ModelState, RequestRecord, State, Step
+from repertory.core.window import arm_window
+from repertory.domain.actions import Cancel, Settle
+from repertory.domain.events import Arrived, Cancelled, Finished, FirstToken, GenerationFailed
+from repertory.domain.ladder import RequestStep, Rung
+from repertory.domain.requests import Outcome, OutcomeKind, Request
+from repertory.domain.specs import WeightsForm
+from repertory.perf.bytes import shape_for
+from repertory.policy.admit import Backlog, admit
+
+__all__ = [
+    "take_arrived",
+    "take_cancelled",
+    "take_finished",
+    "take_first_token",
+    "take_generation_failed",
+]
+
+
+def take_arrived(state: State, step: Step, event: Arrived) -> None:
+    """A request comes in, or is refused.
+
+    1. Its model is unknown, at fault, or the server drains.
+    2. It does not fit the context, or no device could ever hold it.
+    3. The queue is too long (`policy.admit`).
+    4. It waits; a free slot takes it later in this very step.
+    """
+    request = event.request
+    assert request.id not in state.requests, f"request {request.id} arrived twice"
+    model = state.models.get(request.model)
+    refusal = _unservable(state, model, request)
+    if refusal is not None or model is None:
+        step.actions.append(Settle(refusal or _refused(request, 404, "unknown model")))
+        return
+    if model.queue or not any(one.is_open for one in model.replicas.values()):
+        backlog = Backlog(state.waiting, _predicted_wait_s(state, model))
+        settings = state.settings
+        verdict = admit(request.id, backlog, settings.max_waiting, settings.max_queue_s)
+        if verdict is not None:
+            step.verdicts.append(verdict)
+            step.actions.append(Settle(_refused(request, 429, verdict.why, verdict.predicted_s)))
+            return
+    model.rate.count(step.at_ns)
+    record = RequestRecord(request, step.at_ns, _work_ns(state, model, request))
+    state.requests[request.id] = record
+    if not model.queue:
+        _refresh_switch(state, model, request.cells)
+    enqueue(state, model, record)
+    step.touched[request.model] = None
+    arm_window(state, step)
+
+
+def take_first_token(state: State, step: Step, event: FirstToken) -> None:
+    """Prefill is over."""
+    record = state.requests.get(event.request_id)
+    if record is not None:
+        record.walk(RequestStep.FIRST_TOKEN)
+
+
+def take_finished(state: State, step: Step, event: Finished) -> None:
+    """A generation ended by itself; its costs and its length are learned."""
+    record = state.requests.get(event.request_id)
+    if record is None or record.replica_id is None:
+        return
+    model = state.models[record.request.model]
+    form = state.replicas[record.replica_id].placement.form
+    computed = record.request.prompt_tokens - event.reused_tokens
+    state.costs.observe_generation(
+        model.spec,
+        form,
+        (computed, event.prefill_ns / 1e9),
+        (event.output_tokens - 1, event.decode_ns / 1e9),
+    )
+    if event.output_tokens:  # an embedding is no short answer
+        model.output.count(event.output_tokens)
+    settle(state, step, record, Outcome(event.request_id, OutcomeKind.DONE))
+
+
+def take_generation_failed(state: State, step: Step, event: GenerationFailed) -> None:
+    """The engine gave a generation up; its slot is free."""
+    record = state.requests.get(event.request_id)
+    if record is not None:
+        outcome = Outcome(event.request_id, OutcomeKind.FAILED, event.message, status=500)
+        settle(state, step, record, outcome)
+
+
+def take_cancelled(state: State, step: Step, event: Cancelled) -> None:
+    """The client left: its request ends, and nothing that others want."""
+    record = state.requests.get(event.request_id)
+    if record is None:
+        return
+    if record.replica_id is not None:
+        replica = state.replicas[record.replica_id]
+        step.actions.append(Cancel(event.request_id, replica.id, replica.node_id))
+    settle(state, step, record, Outcome(event.request_id, OutcomeKind.CANCELLED))
+
+
+def _refresh_switch(state: State, model: ModelState, cells: int) -> None:
+    """Predict anew what bringing this model up would take."""
+    spec = model.spec
+    source = Rung.HOST if model.replicas else Rung.DISK
+    load = state.costs.load_s(spec, WeightsForm.PLAIN, source)
+    activate = state.costs.activate_s(spec, shape_for(spec, 2, cells))
+    model.switch_ns = round((load + activate) * 1e9)
+
+
+def _unservable(state: State, model: ModelState | None, request: Request) -> Outcome | None:
+    if model is None or model.is_removed:
+        return _refused(request, 404, f"there is no model {request.model!r}")
+    if state.is_draining:
+        return _refused(request, 503, "the server is shutting down")
+    if model.fault is not None:
+        return _refused(request, 503, model.fault)
+    context = model.spec.context_tokens
+    if request.cells > context:
+        return _refused(
+            request,
+            400,
+            f"{request.prompt_tokens} prompt tokens + {request.max_tokens} new tokens exceed "
+            f"the context of {context} tokens",
+        )
+    if state.nodes and request.cells > model.largest_cells:
+        return _refused(
+            request,
+            503,
+            f"{model.spec.weights_bytes} bytes of weights and {request.cells} tokens of KV memory "
+            f"at {model.spec.kv_bytes_per_token} bytes each fit no device",
+        )
+    return None
+
+
+def _refused(
+    request: Request, status: int, message: str, retry_after_s: float | None = None
+) -> Outcome:
+    return Outcome(request.id, OutcomeKind.REFUSED, message, retry_after_s, status)
+
+
+def _work_ns(state: State, model: ModelState, request: Request) -> int:
+    output = min(model.output.median_tokens, request.max_tokens)
+    spec = model.spec
+    work_s = state.costs.work_s(spec, WeightsForm.PLAIN, request.prompt_tokens, output)
+    return round(work_s * 1e9)
+
+
+def _predicted_wait_s(state: State, model: ModelState) -> float:
+    """Drain time of the planned order in front of a new request of this model.
+
+    A serving model works off its own queue at its share of the device; any other waits for the
+    work and the switches of all models in front of it, and for its own switch.
+    """
+    devices = max(1, len(state.devices))
+    if any(one.is_open for one in model.replicas.values()):
+        sharing = sum(
+            1 for one in state.replicas.values() if one.rung is Rung.SERVING and one.running
+        )
+        own_ns = model.queued_ns * max(1, sharing // devices)
+        return min(own_ns, state.queued_ns) / 1e9
+    return (state.queued_ns + state.starved_ns) / devices / 1e9 + model.switch_ns / 1e9

@@ -1,0 +1,64 @@
+"""What a model was asked for: its arrival rate and the usual length of its answers."""
+
+import math
+from bisect import bisect_left, insort
+from collections import deque
+
+__all__ = ["ArrivalRate", "OutputLength"]
+
+
+_LATEST = 4
+"""Arrivals whose gaps tell of a burst: two of them may be a pair, and no more."""
+
+
+class ArrivalRate:
+    """Requests per second, exponentially weighted with a half-life."""
+
+    __slots__ = ("_at_ns", "_decay_per_ns", "_latest_ns", "_per_s", "_weight_per_s")
+
+    def __init__(self, half_life_s: float) -> None:
+        self._decay_per_ns = math.log(2.0) / (half_life_s * 1e9)
+        self._weight_per_s = math.log(2.0) / half_life_s
+        self._per_s = 0.0
+        self._at_ns = 0
+        self._latest_ns: deque[int] = deque(maxlen=_LATEST)
+
+    def count(self, at_ns: int) -> None:
+        self._per_s = self.per_s(at_ns) + self._weight_per_s
+        self._at_ns = at_ns
+        self._latest_ns.append(at_ns)
+
+    def per_s(self, at_ns: int) -> float:
+        return self._per_s * math.exp((self._at_ns - at_ns) * self._decay_per_ns)
+
+    def gap_s(self, at_ns: int) -> float:
+        """Mean of the last gaps between arrivals, the one that runs now included.
+
+        Infinite while too few have arrived.  A half-life of minutes cannot see a burst.
+        """
+        if len(self._latest_ns) < _LATEST:
+            return math.inf
+        return (at_ns - self._latest_ns[0]) / _LATEST / 1e9
+
+
+class OutputLength:
+    """Running median of the last 31 answers; a stated prior before the first one."""
+
+    __slots__ = ("_latest", "_prior_tokens", "_sorted")
+
+    def __init__(self, prior_tokens: int) -> None:
+        self._prior_tokens = prior_tokens
+        self._latest: deque[int] = deque()
+        self._sorted: list[int] = []
+
+    def count(self, tokens: int) -> None:
+        self._latest.append(tokens)
+        insort(self._sorted, tokens)
+        if len(self._latest) > 31:
+            del self._sorted[bisect_left(self._sorted, self._latest.popleft())]
+
+    @property
+    def median_tokens(self) -> int:
+        if not self._sorted:
+            return self._prior_tokens
+        return self._sorted[len(self._sorted) // 2]

@@ -1,0 +1,288 @@
+"""Workers and models come and go; operators wish."""
+
+from repertory.core.demand import ArrivalRate, OutputLength
+from repertory.core.failures import fail_waiting
+from repertory.core.ledger import Ledger
+from repertory.core.moving import drop_claim, forget_replica
+from repertory.core.offers import roomiest_bytes
+from repertory.core.placing import cancel_intent, release_replica
+from repertory.core.serving import reopen, settle
+from repertory.core.state import ModelState, ReplicaState, State, Step
+from repertory.domain.decisions import Verdict
+from repertory.domain.events import (
+    DrainAsked,
+    ModelAdded,
+    ModelRemoved,
+    OperatorAsked,
+    SettingsChanged,
+    Wish,
+    WorkerLost,
+    WorkerUp,
+)
+from repertory.domain.ladder import Phase, Rung
+from repertory.domain.requests import Outcome, OutcomeKind
+from repertory.domain.specs import KvShape, ModelSpec, WeightsForm
+from repertory.perf.bytes import MIN_CELLS, kv_bytes, weights_footprint
+from repertory.policy.evict import Release
+
+__all__ = [
+    "retire",
+    "take_drain",
+    "take_model_added",
+    "take_model_removed",
+    "take_settings",
+    "take_wish",
+    "take_worker_lost",
+    "take_worker_up",
+]
+
+
+def take_worker_up(state: State, step: Step, event: WorkerUp) -> None:
+    """Its devices are empty and ready."""
+    node = event.node
+    assert node.id not in state.nodes, f"worker {node.id} is up twice"
+    state.nodes[node.id] = node
+    for device in node.devices:
+        assert device.id not in state.devices, f"two devices are called {device.id}"
+        state.devices[device.id] = Ledger(device.id, device.memory_bytes)
+    state.hosts[node.id] = Ledger(f"{node.id}/host", node.host_memory_bytes)
+    for model in state.models.values():
+        model.is_wanted = model.is_wanted or model.is_pinned
+        _refresh_limits(state, step, model)
+    step.has_room = step.has_bytes = True
+
+
+def take_worker_lost(state: State, step: Step, event: WorkerLost) -> None:
+    """All replicas of the node are gone; what ran on them fails, what waits goes on waiting."""
+    if event.node_id not in state.nodes:
+        return
+    message = f"the worker died under this request: {event.message}"
+    for name in [one.model for one in state.intents.values() if one.node_id == event.node_id]:
+        cancel_intent(state, step, name)
+    for replica in [one for one in state.replicas.values() if one.node_id == event.node_id]:
+        for record in list(replica.running.values()):
+            outcome = Outcome(record.request.id, OutcomeKind.FAILED, message, status=503)
+            settle(state, step, record, outcome)
+        step.touched[replica.model] = None
+        forget_replica(state, replica)
+    for device in state.nodes.pop(event.node_id).devices:
+        del state.devices[device.id]
+    del state.hosts[event.node_id]
+    step.has_room = step.has_bytes = True
+    for model in state.models.values():
+        model.is_wanted = model.is_wanted or model.is_pinned
+        step.touched[model.spec.name] = None
+    step.verdicts.append(Verdict("fault", event.node_id, "worker lost", event.message))
+
+
+def take_model_added(state: State, step: Step, event: ModelAdded) -> None:
+    """A new model, or a new spec for a known one; replicas of another file are retired."""
+    spec = event.spec
+    model = state.models.get(spec.name)
+    if model is None:
+        model = ModelState(
+            spec,
+            ArrivalRate(state.settings.rate_half_life_s),
+            OutputLength(state.settings.output_prior_tokens),
+        )
+        model.is_pinned = spec.is_pinned
+        state.models[spec.name] = model
+    is_back = model.is_removed or _layout(model.spec) != _layout(spec)
+    if model.spec is not spec:
+        _change_spec(state, step, model, spec)
+    if model.spec.is_pinned != spec.is_pinned or model.is_removed:
+        model.is_pinned = spec.is_pinned  # else an operator's pin outlives the announcement
+        step.has_room = True
+    model.spec = spec
+    model.fault, model.failures, model.not_before_ns = None, 0, 0
+    was_wanted = model.is_wanted and not model.is_removed  # else a new alias forgets a preload
+    model.is_removed = False
+    if is_back:
+        _keep(model)
+    model.is_wanted = (was_wanted or model.is_pinned) and not _is_coming(model)
+    state.costs.add(spec)
+    if model.is_pinned:
+        _spare(state, step, model)
+    _refresh_limits(state, step, model)
+    _fail_unfit(state, step, model)
+
+
+def _change_spec(state: State, step: Step, model: ModelState, spec: ModelSpec) -> None:
+    """1. A placement that waits for room was reckoned with the old spec: reckon anew.
+    2. Replicas of other bytes, or laid out otherwise, go; nothing measured on them holds.
+    """
+    if model.spec.name in state.intents:
+        cancel_intent(state, step, model.spec.name)
+    if _layout(model.spec) == _layout(spec):
+        return
+    model.measured_weights_bytes.clear()
+    model.measured_buffers_bytes = model.extra_bytes = 0
+    model.failed_kv_tokens = None
+    state.costs.forget(spec.name)
+    for replica in model.replicas.values():
+        replica.retiring = Release.GONE
+
+
+def _layout(spec: ModelSpec) -> tuple[str, tuple[int, ...]]:
+    """What a replica's bytes depend on."""
+    sizes = (
+        spec.weights_bytes,
+        spec.handle_bytes,
+        spec.repacked_bytes,
+        spec.layers,
+        spec.kv_bytes_per_token,
+        spec.buffers_bytes,
+        spec.devices_per_replica,
+    )
+    return (spec.digest, sizes)
+
+
+def take_model_removed(state: State, step: Step, event: ModelRemoved) -> None:
+    """Nobody may ask for it any more; what runs, runs to its end."""
+    model = state.models.get(event.model)
+    if model is None:
+        return
+    model.is_removed = True
+    model.is_pinned = False
+    for replica in model.replicas.values():
+        replica.retiring = Release.GONE
+    fail_waiting(state, step, model, f"the model {event.model!r} was removed")
+    if event.model in state.intents:
+        cancel_intent(state, step, event.model)
+    step.touched[event.model] = None
+
+
+def take_wish(state: State, step: Step, event: OperatorAsked) -> None:
+    """1. Load: bring it up, and forget its faults.  2. Unload: down, once it is idle.
+    3. Pin: never evict, and bring it up.  4. Unpin.
+    """
+    model = state.models.get(event.model)
+    if model is None or model.is_removed:
+        return
+    match event.wish:
+        case Wish.LOAD:
+            model.fault, model.failures, model.not_before_ns = None, 0, 0
+            _keep(model)
+            model.is_wanted = not _is_coming(model)
+        case Wish.UNLOAD:
+            model.is_wanted = False
+            for replica in model.replicas.values():
+                _send_down(state, replica)
+        case Wish.PIN:
+            model.is_pinned = True
+            _keep(model)
+            _spare(state, step, model)
+            model.is_wanted = not _is_coming(model)
+        case Wish.UNPIN:
+            model.is_pinned = False
+            step.has_room = True
+    step.verdicts.append(
+        Verdict("operator", event.model, event.wish.value, "asked for by the operator")
+    )
+    step.touched[event.model] = None
+
+
+def _is_coming(model: ModelState) -> bool:
+    """It serves, or is on its way to, and nothing takes it down again."""
+    return any(
+        one.leaving is None
+        and one.retiring is None
+        and one.phase is Phase.OPEN
+        and (one.rung is Rung.SERVING or (one.transition is not None and one.kv is not None))
+        for one in model.replicas.values()
+    )
+
+
+def _keep(model: ModelState) -> None:
+    """Take an unload back that has not begun; replicas of another file go all the same."""
+    for replica in model.replicas.values():
+        if _layout(replica.spec) == _layout(model.spec) and replica.leaving is None:
+            replica.retiring = None
+            if replica.claimed_by is None:
+                replica.phase = Phase.OPEN
+
+
+def _spare(state: State, step: Step, model: ModelState) -> None:
+    """Others wait in vain for the memory of a model that is pinned now."""
+    for replica in model.replicas.values():
+        if replica.claimed_by not in (None, model.spec.name):
+            drop_claim(state, replica)
+            reopen(state, step, replica)
+            step.has_room = True
+
+
+def _send_down(state: State, replica: ReplicaState) -> None:
+    """An operator's unload gives all memory back, a sleeper's too; the page cache costs none."""
+    if state.node_of(replica).capabilities.host_is_page_cache:
+        if replica.rung is Rung.HOST and replica.transition is None:
+            return
+        replica.retiring = replica.retiring or Release.ALL
+    else:
+        replica.retiring = Release.GONE
+    if replica.rung is Rung.SERVING:
+        replica.phase = Phase.DRAINING
+
+
+def take_settings(state: State, step: Step, event: SettingsChanged) -> None:
+    """From now on; turns that are under way, and their timers, keep the length they were given."""
+    old, state.settings = state.settings, event.settings
+    step.has_room = True
+    choice = f"favour {event.settings.favour.value}"
+    why = f"was {old.favour.value}; the operator's configuration changed"
+    step.verdicts.append(Verdict("settings", "server", choice, why))
+
+
+def take_drain(state: State, step: Step, event: DrainAsked) -> None:
+    """No new requests; what waits and runs goes on to its end."""
+    state.is_draining = True
+
+
+def retire(state: State, step: Step, replica: ReplicaState) -> None:
+    """An idle replica that is not wanted again goes down; at the bottom it is forgotten."""
+    if replica.model in state.intents:
+        cancel_intent(state, step, replica.model)
+        if replica.id not in state.replicas:
+            return
+    release = replica.retiring
+    assert release is not None
+    is_asleep = replica.rung is Rung.HOST
+    holds_host = is_asleep and not state.node_of(replica).capabilities.host_is_page_cache
+    if replica.rung in (Rung.DEVICE, Rung.SERVING) or (holds_host and release is Release.GONE):
+        release_replica(state, step, replica, release, "is no longer wanted")
+        step.has_room = True
+    elif release is Release.GONE:
+        forget_replica(state, replica)
+    else:
+        replica.retiring = None
+
+
+def _refresh_limits(state: State, step: Step, model: ModelState) -> None:
+    """The longest request that a model can take on the workers that are up."""
+    model.largest_cells = _largest_cells(state, model.spec)
+    model.need_bytes = None
+    step.touched[model.spec.name] = None
+
+
+def _fail_unfit(state: State, step: Step, model: ModelState) -> None:
+    """Requests that came under an older spec and are too long for this one are told."""
+    name, longest = model.spec.name, model.spec.context_tokens
+    if state.nodes:
+        longest = min(longest, model.largest_cells)
+    for record in list(model.queue.values()):
+        cells = record.request.cells
+        if cells > longest:
+            why = f"{cells} tokens exceed the {longest} that {name!r} can hold since it changed"
+            outcome = Outcome(record.request.id, OutcomeKind.FAILED, why, status=503)
+            settle(state, step, record, outcome)
+
+
+def _largest_cells(state: State, spec: ModelSpec) -> int:
+    """The longest slot that fits beside the weights on the roomiest placement; 0: none."""
+    foot = weights_footprint(spec, WeightsForm.PLAIN)
+    room = roomiest_bytes(state, spec) - foot.resting_bytes - foot.peak_bytes
+    cells = max(MIN_CELLS, spec.context_tokens)
+    while cells >= MIN_CELLS:
+        if kv_bytes(spec, KvShape(1, cells)) <= room:
+            return cells
+        cells = 1 << (cells - 1).bit_length() - 1
+    return 0

@@ -1,0 +1,107 @@
+"""What is true of the state between two events, whatever happened.  Runs after every test."""
+
+from repertory.core.ledger import Charge, Ledger
+from repertory.core.state import Intent, ModelState, ReplicaState, State
+from repertory.domain.ladder import Phase, RequestState, Rung
+from repertory.policy.evict import Release
+
+__all__ = ["check"]
+
+
+def check(state: State) -> None:
+    """Raises `AssertionError` with what is wrong."""
+    _check_requests(state)
+    for model in state.models.values():
+        _check_model(state, model)
+    for replica in state.replicas.values():
+        _check_replica(state, replica)
+        _check_way_down(state, replica)
+    for name, intent in state.intents.items():
+        _check_intent(state, name, intent)
+    for ledger in state.devices.values():
+        _check_device(state, ledger)
+    for ledger in state.hosts.values():
+        ledger.check()
+        assert ledger.charged <= ledger.budget_bytes, f"{ledger.pool} is over budget"
+        assert ledger.owners() <= state.replicas.keys(), f"{ledger.pool}: lost memory"
+
+
+def _check_device(state: State, ledger: Ledger) -> None:
+    ledger.check()
+    assert ledger.owners() <= state.replicas.keys(), f"{ledger.pool}: lost memory"
+    assert ledger.claimants() <= state.intents.keys(), f"{ledger.pool}: lost promises"
+    for name in sorted(ledger.leavers()):
+        assert state.replicas[name].leaving is not None, f"{name} stays, its memory is expected"
+
+
+def _check_requests(state: State) -> None:
+    assert state.waiting == sum(len(model.queue) for model in state.models.values())
+    assert state.queued_ns == sum(model.queued_ns for model in state.models.values())
+    assert state.starved_ns == sum(one.switch_ns for one in state.starved.values())
+    for request_id, record in state.requests.items():
+        assert record.state is not RequestState.SETTLED
+        if record.replica_id is None:
+            assert request_id in state.models[record.request.model].queue
+        else:
+            assert request_id in state.replicas[record.replica_id].running
+
+
+def _check_model(state: State, model: ModelState) -> None:
+    name = model.spec.name
+    assert state.models[name] is model
+    assert model.queued_ns == sum(one.work_ns for one in model.queue.values())
+    is_starved = (
+        (bool(model.queue) or model.is_wanted)
+        and name not in state.intents
+        and not model.is_served()
+    )
+    assert (name in state.starved) == is_starved, f"{name} starves: {is_starved}"
+    for replica_id in model.claims:
+        assert state.replicas[replica_id].claimed_by == name, f"{name} claims {replica_id}"
+        assert model.queue, f"{name} claims {replica_id} for nobody"
+    if model.is_removed or model.fault is not None:
+        assert not model.queue, f"{name} lets {len(model.queue)} wait in vain"
+
+
+def _check_replica(state: State, replica: ReplicaState) -> None:
+    assert state.models[replica.model].replicas[replica.id] is replica
+    if replica.running:
+        assert replica.rung is Rung.SERVING, f"{replica.id} runs on {replica.rung}"
+        assert replica.leaving is None, f"busy {replica.id} is being evicted"
+        assert replica.kv is not None
+        assert len(replica.running) <= replica.kv.sequences
+    assert replica.running_ns == sum(one.work_ns for one in replica.running.values())
+    for record in replica.running.values():
+        assert replica.kv is not None
+        assert record.request.cells <= replica.kv.cells
+    for ledger in state.ledgers_of(replica):
+        if replica.rung in (Rung.DEVICE, Rung.SERVING):
+            assert ledger.of(replica.id, Charge.WEIGHTS) > 0
+        if replica.rung is Rung.SERVING:
+            assert ledger.of(replica.id, Charge.KV) > 0
+        if replica.transition is None:
+            assert ledger.of(replica.id, Charge.PEAK) == 0, f"{replica.id} rests at its peak"
+    if replica.rung is Rung.DISK:
+        is_coming = replica.model in state.intents or replica.transition is not None
+        assert is_coming, f"{replica.id} stands on the disk and waits for nothing"
+
+
+def _check_way_down(state: State, replica: ReplicaState) -> None:
+    if replica.claimed_by is not None:
+        assert replica.id in state.models[replica.claimed_by].claims, f"{replica.id}: lost claim"
+    if replica.phase is Phase.DRAINING:
+        reasons = (replica.claimed_by, replica.leaving, replica.retiring)
+        assert any(one is not None for one in reasons), f"{replica.id} drains for nobody"
+    if replica.leaving is not None:
+        is_on = replica.transition is not None or f"down:{replica.id}" in state.timers
+        assert is_on, f"{replica.id} stands still on its way down"
+        assert replica.leaving is Release.GONE or replica.rung is not Rung.DISK
+
+
+def _check_intent(state: State, name: str, intent: Intent) -> None:
+    assert intent.model == name
+    assert intent.node_id in state.nodes
+    replica = state.replicas[intent.replica_id]
+    assert replica.transition is None, f"{replica.id} moves before its turn"
+    for device, need in intent.need_bytes.items():
+        assert state.devices[device].promised_to(name) == need

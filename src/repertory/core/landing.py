@@ -1,0 +1,227 @@
+"""What a transition that ended leaves behind: the ledger corrected, its cost learned, its rung."""
+
+from repertory.core.ledger import Charge
+from repertory.core.moving import drop_claim, expect_release, forget_replica
+from repertory.core.state import ReplicaState, State, Step
+from repertory.domain.actions import Activate, Load, Resize, Transition, Unload, edge_of
+from repertory.domain.events import Measured
+from repertory.domain.ladder import Edge, Phase, Rung, destination
+from repertory.perf.bytes import kv_bytes
+from repertory.policy.evict import Release
+
+__all__ = ["land", "retreat"]
+
+
+def land(state: State, step: Step, replica: ReplicaState, measured: Measured) -> None:
+    """A transition is done: correct the ledger, learn its cost, step on the new rung."""
+    transition = replica.transition
+    assert transition is not None
+    replica.transition = None
+    state.models[replica.model].need_bytes = None
+    edge = edge_of(transition)
+    ledgers = state.ledgers_of(replica)
+    before = [ledger.available_bytes for ledger in ledgers]
+    _learn(state, replica, transition, measured)
+    replica.rung = destination(replica.rung, edge, transition)
+    _AFTER[edge](_Landing(state, step, replica, transition, measured))
+    if replica.id in state.replicas:
+        state.index(replica)
+    step.touched[replica.model] = None
+    step.has_bytes = True
+    if (
+        _may_be_given_up(state, replica, edge)
+        or any(ledger.available_bytes < 0 for ledger in ledgers)
+        or any(ledger.available_bytes > old for ledger, old in zip(ledgers, before, strict=True))
+    ):
+        step.has_room = True
+
+
+def _may_be_given_up(state: State, replica: ReplicaState, edge: Edge) -> bool:
+    """After this edge the replica is something that others did not have to choose from before."""
+    if replica.leaving is not None:
+        return False
+    match edge:
+        case Edge.ACTIVATE | Edge.DEACTIVATE:
+            return True
+        case Edge.LOAD:
+            return replica.kv is None
+        case Edge.RESIZE:
+            return not replica.running
+        case Edge.UNLOAD:
+            return state.node_of(replica).capabilities.asleep_residue_bytes > 0
+        case Edge.STAGE | Edge.DROP:
+            return False
+
+
+def retreat(state: State, step: Step, replica: ReplicaState) -> Transition:
+    """A transition failed: give back what was reserved for it; the rung stays."""
+    transition = replica.transition
+    assert transition is not None
+    replica.transition = None
+    state.models[replica.model].need_bytes = None
+    for ledger in state.ledgers_of(replica):
+        ledger.release(replica.id, Charge.PEAK)
+        if isinstance(transition, Load):
+            ledger.release(replica.id)
+        elif isinstance(transition, Activate):
+            ledger.release(replica.id, Charge.KV, Charge.BUFFERS)
+    if isinstance(transition, (Load, Activate)):
+        replica.kv = None
+    if replica.rung is Rung.HOST:
+        _keep_residue(state, replica)
+    if isinstance(transition, Unload):
+        state.hosts[replica.node_id].release(replica.id)
+    state.index(replica)
+    step.touched[replica.model] = None
+    step.has_room = step.has_bytes = True
+    return transition
+
+
+def _learn(state: State, replica: ReplicaState, transition: Transition, measured: Measured) -> None:
+    if replica.spec.digest != state.models[replica.model].spec.digest:
+        return  # it was another file
+    spec = replica.spec
+    seconds = measured.took_ns / 1e9
+    if isinstance(transition, Load):
+        source = measured.source or transition.source
+        state.costs.observe_load(spec, transition.placement.form, source, seconds)
+        return
+    kv = transition.kv if isinstance(transition, (Activate, Resize)) else None
+    state.costs.observe(spec, edge_of(transition), kv, seconds)
+
+
+class _Landing:
+    """A transition that is done, and where."""
+
+    __slots__ = ("measured", "replica", "state", "step", "transition")
+
+    def __init__(
+        self,
+        state: State,
+        step: Step,
+        replica: ReplicaState,
+        transition: Transition,
+        measured: Measured,
+    ) -> None:
+        self.state = state
+        self.step = step
+        self.replica = replica
+        self.transition = transition
+        self.measured = measured
+
+    def correct(self, kind: Charge, total_bytes: int | None) -> None:
+        """What was read back replaces what was reserved, in equal shares."""
+        if total_bytes is None:
+            return
+        each = max(1, -(-total_bytes // len(self.replica.placement.devices)))
+        for ledger in self.state.ledgers_of(self.replica):
+            ledger.correct(self.replica.id, kind, each)
+
+    def release(self, *kinds: Charge) -> None:
+        for ledger in self.state.ledgers_of(self.replica):
+            ledger.release(self.replica.id, *kinds)
+
+
+def _after_stage(landing: _Landing) -> None:
+    landing.replica.idle_since_ns = landing.step.at_ns
+
+
+def _after_load(landing: _Landing) -> None:
+    replica, measured = landing.replica, landing.measured
+    model = landing.state.models[replica.model]
+    if replica.spec.digest == model.spec.digest:
+        model.failures = model.extra_bytes = 0
+        if measured.weights_bytes is not None:
+            model.measured_weights_bytes[replica.placement.form] = measured.weights_bytes
+    landing.release(Charge.PEAK)
+    landing.correct(Charge.WEIGHTS, measured.weights_bytes)
+    landing.state.hosts[replica.node_id].release(replica.id)
+    form, costs = replica.placement.form, landing.state.costs
+    replica.reload_s = costs.load_s(replica.spec, form, Rung.HOST)
+    replica.cold_s = costs.load_s(replica.spec, form, Rung.DISK)
+    replica.idle_since_ns = landing.step.at_ns
+
+
+def _after_activate(landing: _Landing) -> None:
+    replica, measured = landing.replica, landing.measured
+    model = landing.state.models[replica.model]
+    if measured.buffers_bytes is not None and replica.spec.digest == model.spec.digest:
+        model.measured_buffers_bytes = max(model.measured_buffers_bytes, measured.buffers_bytes)
+    landing.correct(Charge.KV, measured.kv_bytes)
+    landing.correct(Charge.BUFFERS, measured.buffers_bytes)
+    assert replica.kv is not None
+    replica.activate_s = landing.state.costs.activate_s(replica.spec, replica.kv)
+    replica.phase = Phase.OPEN
+    replica.opened_at_ns = replica.idle_since_ns = landing.step.at_ns
+    model.is_wanted = False
+    model.failures = 0
+
+
+def _after_resize(landing: _Landing) -> None:
+    replica, transition = landing.replica, landing.transition
+    assert isinstance(transition, Resize)
+    replica.kv = transition.kv
+    replica.activate_s = landing.state.costs.activate_s(replica.spec, transition.kv)
+    total = kv_bytes(replica.spec, transition.kv) * len(replica.placement.devices)
+    measured = landing.measured.kv_bytes
+    landing.release(Charge.PEAK)
+    landing.correct(Charge.KV, total if measured is None else measured)
+
+
+def _after_deactivate(landing: _Landing) -> None:
+    replica = landing.replica
+    landing.release(Charge.KV, Charge.BUFFERS)
+    replica.kv, replica.activate_s = None, 0.0
+    replica.idle_since_ns = landing.step.at_ns
+    if replica.leaving is Release.KV:
+        _arrive_below(landing)
+    else:
+        expect_release(landing.state, replica)
+
+
+def _after_unload(landing: _Landing) -> None:
+    landing.release()
+    _keep_residue(landing.state, landing.replica)
+    landing.state.models[landing.replica.model].failed_kv_tokens = None
+    if landing.replica.leaving is Release.GONE and not _is_at_bottom(landing):
+        expect_release(landing.state, landing.replica)
+    else:
+        _arrive_below(landing)
+
+
+def _is_at_bottom(landing: _Landing) -> bool:
+    """Nothing that costs memory is left on `HOST`."""
+    return landing.state.node_of(landing.replica).capabilities.host_is_page_cache
+
+
+def _after_drop(landing: _Landing) -> None:
+    landing.state.models[landing.replica.model].failed_kv_tokens = None
+    forget_replica(landing.state, landing.replica)
+
+
+def _arrive_below(landing: _Landing) -> None:
+    replica = landing.replica
+    replica.leaving = None
+    if replica.retiring is None or (replica.retiring is Release.ALL and replica.rung is Rung.HOST):
+        replica.retiring = None
+        replica.phase = Phase.OPEN
+    drop_claim(landing.state, replica)
+    for ledger in landing.state.ledgers_of(replica):
+        ledger.stop_expecting(replica.id)
+
+
+def _keep_residue(state: State, replica: ReplicaState) -> None:
+    residue = state.node_of(replica).capabilities.asleep_residue_bytes
+    for ledger in state.ledgers_of(replica):
+        ledger.correct(replica.id, Charge.RESIDUE, residue)
+
+
+_AFTER = {
+    Edge.STAGE: _after_stage,
+    Edge.LOAD: _after_load,
+    Edge.ACTIVATE: _after_activate,
+    Edge.RESIZE: _after_resize,
+    Edge.DEACTIVATE: _after_deactivate,
+    Edge.UNLOAD: _after_unload,
+    Edge.DROP: _after_drop,
+}

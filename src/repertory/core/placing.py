@@ -1,0 +1,316 @@
+"""The fast clock's placement pass: who without a replica gets memory, and who gives it.
+
+A model is *starved* when it has demand and nothing is under way for it.  For each, in the order of
+`policy.objective.in_order`, the least harm of
+1. its weights where they are (activate),
+2. memory that nobody needs,
+3. idle replicas given up,
+wins; if none of these suffices where its weights are, they leave for a place where one does; else
+busy replicas are claimed and hand over at the end of their turn.
+"""
+
+from collections.abc import Iterator
+from enum import Enum
+
+from repertory.core.ledger import Ledger
+from repertory.core.moving import (
+    begin_activate,
+    begin_load,
+    begin_release,
+    expect_release,
+    forget_replica,
+    reserve_serving,
+)
+from repertory.core.offers import Offer, claims, need_bytes, offers, sites, standing
+from repertory.core.serving import claim, reopen, wake_at
+from repertory.core.state import Intent, ModelState, ReplicaState, State, Step
+from repertory.core.victims import Supply, idle_victims
+from repertory.domain.ladder import Phase, Rung
+from repertory.policy.evict import Release, choose_victims
+from repertory.policy.objective import Starving, in_order
+
+__all__ = [
+    "cancel_intent",
+    "place",
+    "refresh_starved",
+    "release_replica",
+    "unclaim",
+    "watch_blocked",
+]
+
+_TRIES = 4
+"""Models that one pass finds free memory for.  It bounds a pass's time, as does that a pass ends
+with the first model that others make room for: whatever was begun leads to the next pass."""
+
+
+def refresh_starved(state: State, step: Step, names: list[str]) -> list[str]:
+    """Bring the set of starved models up to date; returns those with another head or need."""
+    fresh: list[str] = []
+    for name in names:
+        model = state.models.get(name)
+        known = state.starved.pop(name, None)
+        if known is not None:
+            state.starved_ns -= known.switch_ns
+        if model is None:
+            continue
+        is_demanded = bool(model.queue) or model.is_wanted
+        if not is_demanded and name in state.intents:
+            cancel_intent(state, step, name)
+        if is_demanded and name not in state.intents and not model.is_served():
+            one = _starving(state, model)
+            state.starved[name] = one
+            state.starved_ns += one.switch_ns
+            if known is None or one.since_ns != known.since_ns or one.need_bytes < known.need_bytes:
+                fresh.append(name)
+                if model.queue:
+                    watch_blocked(state, step, model)
+        if model.claims and not model.queue:
+            unclaim(state, step, model)
+            step.has_room = True
+    return fresh
+
+
+def _starving(state: State, model: ModelState) -> Starving:
+    head = model.oldest
+    return Starving(
+        model.spec.name,
+        head.since_ns if head is not None else None,
+        model.queued_weight,
+        model.queued_weight_since,
+        model.switch_ns + model.queued_ns,
+        model.switch_ns,
+        need_bytes(state, model),
+        model.spec.devices_per_replica,
+    )
+
+
+def watch_blocked(state: State, step: Step, model: ModelState) -> None:
+    """Look after its head when it has waited for longer than anybody should."""
+    head = model.oldest
+    assert head is not None
+    due_ns = head.since_ns + round(state.settings.max_queue_s * 1e9)
+    later_ns = step.at_ns + round(state.settings.max_wait_s * 1e9)
+    wake_at(state, step, max(due_ns, later_ns), f"blocked:{model.spec.name}")
+
+
+def place(state: State, step: Step, fresh: list[str]) -> None:
+    """One pass; see the module's docstring.  Without new room only `fresh` models are tried."""
+    if step.has_bytes:
+        step.has_bytes = False
+        _start_intents(state, step)
+    if step.has_room:
+        step.has_room = False
+        _relieve(state, step)
+        starving = list(state.starved.values())
+    else:
+        starving = [state.starved[name] for name in fresh if name in state.starved]
+    if not starving or not state.nodes:
+        return
+    supply = Supply(state, step)
+    rest = in_order(supply.helpable(starving), step.at_ns, state.settings.max_wait_s)
+    for _ in range(_TRIES):
+        if _help_next(state, step, rest, supply) is not _Done.IN_FREE_MEMORY:
+            break
+        supply = Supply(state, step)
+        rest = iter(supply.helpable(list(rest)))
+    if supply.ripe is not None:
+        wake_at(state, step, supply.ripe, "room")
+
+
+class _Done(Enum):
+    """What a try for one model came to."""
+
+    NOTHING = "nothing"
+    IN_FREE_MEMORY = "in free memory"
+    AT_OTHERS_COST = "at others' cost"
+
+
+def _help_next(state: State, step: Step, ordered: Iterator[Starving], supply: Supply) -> _Done:
+    """Do something for the first for whom something can be done."""
+    for one in ordered:
+        done = _try(state, step, state.models[one.name], supply)
+        if done is not _Done.NOTHING:
+            return done
+    return _Done.NOTHING
+
+
+def release_replica(
+    state: State, step: Step, replica: ReplicaState, release: Release, why: str
+) -> None:
+    """An idle replica starts down; what it frees may be counted on from now."""
+    replica.leaving = release
+    replica.phase = Phase.DRAINING
+    expect_release(state, replica)
+    begin_release(state, step, replica, why)
+
+
+def cancel_intent(state: State, step: Step, model_name: str) -> None:
+    """Nobody wants this placement any more."""
+    intent = state.intents.pop(model_name)
+    for device in intent.need_bytes:
+        state.devices[device].keep_promise(model_name)
+    replica = state.replicas.get(intent.replica_id)
+    if replica is not None:
+        replica.kv = None
+        if replica.rung is Rung.DISK:
+            forget_replica(state, replica)
+    step.touched[model_name] = None
+    step.has_room = True
+
+
+def unclaim(state: State, step: Step, model: ModelState) -> None:
+    """It no longer waits for the replicas it claimed: they are spared, for others to claim."""
+    for replica_id in list(model.claims):
+        del model.claims[replica_id]
+        replica = state.replicas.get(replica_id)
+        if replica is not None and replica.claimed_by == model.spec.name:
+            reopen(state, step, replica)
+
+
+def _try(state: State, step: Step, model: ModelState, supply: Supply) -> _Done:
+    if model.fault is not None or model.is_served():
+        return _Done.NOTHING
+    if step.at_ns < model.not_before_ns:
+        wake_at(state, step, model.not_before_ns, f"retry:{model.spec.name}")
+        return _Done.NOTHING
+    if supply.may_place(state.starved[model.spec.name]):
+        done = _try_place(state, step, model, supply)
+        if done is not _Done.NOTHING:
+            return done
+    if model.queue and _claim_busy(state, step, model, supply):
+        return _Done.AT_OTHERS_COST
+    return _Done.NOTHING
+
+
+def _is_claiming(state: State, model: ModelState) -> bool:
+    """Claims under way are kept until their replicas have drained."""
+    return any(
+        state.replicas[one].running or state.replicas[one].phase is Phase.OPEN
+        for one in model.claims
+    )
+
+
+def _try_place(state: State, step: Step, model: ModelState, supply: Supply) -> _Done:
+    here = sorted(offers(state, step, model, supply, sites(state, model)), key=lambda one: one.key)
+    if here:
+        _commit(state, step, model, here)
+        return _Done.AT_OTHERS_COST if here[0].evictions else _Done.IN_FREE_MEMORY
+    away = sites(state, model, elsewhere=True)
+    if not away or next(offers(state, step, model, supply, away), None) is None:
+        return _Done.NOTHING
+    replica = standing(model)
+    assert replica is not None
+    page_cache = state.node_of(replica).capabilities.host_is_page_cache
+    why = "its weights stand where it cannot get KV memory"
+    release_replica(state, step, replica, Release.ALL if page_cache else Release.GONE, why)
+    step.has_room = True
+    return _Done.AT_OTHERS_COST
+
+
+def _commit(state: State, step: Step, model: ModelState, found: list[Offer]) -> None:
+    best = found[0]
+    name, node_id, placement = model.spec.name, best.site.node.id, best.site.placement
+    replica = standing(model)
+    if replica is not None and replica.node_id != node_id:
+        forget_replica(state, replica)
+        replica = None
+    if replica is None:
+        replica = state.new_replica(name, node_id, placement)
+    replica.placement, replica.kv = placement, best.kv
+    for one in best.evictions:
+        victim = state.replicas[one.replica_id]
+        why = f"makes room for {name}: P(use soon) x reload = {one.loss_s:.3g} s"
+        release_replica(state, step, victim, one.release, why)
+    unclaim(state, step, model)
+    options = tuple(offer.option() for offer in found[:4])
+    state.intents[name] = Intent(
+        name, replica.id, node_id, placement, best.kv, best.need_bytes, options
+    )
+    for device, need in best.need_bytes.items():
+        state.devices[device].promise(name, need)
+    step.touched[name] = None
+    _start_intents(state, step)
+
+
+def _start_intents(state: State, step: Step) -> None:
+    """Start every placement whose bytes are physically free now, in order of creation."""
+    for name, intent in list(state.intents.items()):
+        ledgers = {device: state.devices[device] for device in intent.need_bytes}
+        if any(ledger.free_bytes < intent.need_bytes[device] for device, ledger in ledgers.items()):
+            continue
+        del state.intents[name]
+        for ledger in ledgers.values():
+            ledger.keep_promise(name)
+        replica = state.replicas[intent.replica_id]
+        model = state.models[name]
+        why = f"{len(model.queue)} wait" if model.queue else "asked for by the operator"
+        if replica.rung is Rung.DEVICE:
+            reserve_serving(state, replica)
+            begin_activate(state, step, replica, why)
+        else:
+            begin_load(state, step, replica, why, intent.options)
+
+
+def _relieve(state: State, step: Step) -> None:
+    """Measured bytes exceed a budget, or promises exceed what will be free: make it true again.
+
+    1. Placements that have not begun are taken back, the latest first.
+    2. Idle replicas go.
+    3. If they do not suffice, busy ones stop admitting and go when they are idle.
+    """
+    for name, ledger in state.devices.items():
+        while ledger.available_bytes < 0:
+            late = [intent.model for intent in state.intents.values() if name in intent.need_bytes]
+            if not late:
+                break
+            cancel_intent(state, step, late[-1])
+        if ledger.available_bytes >= 0:
+            continue
+        victims = idle_victims(state, step)
+        missing = {name: -ledger.available_bytes}
+        chosen = choose_victims(victims, missing)
+        if chosen is None:
+            freed = {name: max(1, sum(one.most_bytes(name) for one in victims))}
+            chosen = choose_victims(victims, freed) or ()
+        for one in chosen:
+            why = f"{name} holds {ledger.charged} bytes of {ledger.budget_bytes}"
+            release_replica(state, step, state.replicas[one.replica_id], one.release, why)
+        if ledger.available_bytes < 0:
+            _drain_overrun(state, step, ledger)
+
+
+def _drain_overrun(state: State, step: Step, ledger: Ledger) -> None:
+    """The least work that frees what is missing is let end; the pinned stay."""
+    missing = -ledger.available_bytes
+    missing -= sum(
+        ledger.held_by(one.id) for one in state.on_devices.values() if one.retiring is not None
+    )
+    for replica in sorted(Supply(state, step).busy, key=lambda one: (one.running_ns, one.id)):
+        held = ledger.held_by(replica.id)
+        if missing <= 0:
+            return
+        if held:
+            replica.retiring = Release.ALL
+            replica.phase = Phase.DRAINING
+            step.touched[replica.model] = None
+            missing -= held
+
+
+def _claim_busy(state: State, step: Step, model: ModelState, supply: Supply) -> bool:
+    """No idle memory suffices: bound the turns of the busy replicas that are cheapest to wait for.
+
+    What drained for it in vain opens again.
+    """
+    if _is_claiming(state, model):
+        return False
+    found = claims(state, step, model, supply)
+    if found is None:
+        step.has_room = step.has_room or bool(model.claims)
+        unclaim(state, step, model)
+        return False
+    busy = {replica.id for replica in supply.busy}
+    for one in found:
+        if one.replica_id in busy:
+            replica = state.replicas[one.replica_id]
+            claim(state, step, replica, model, f"{model.spec.name} waits for its memory")
+    return True

@@ -1,0 +1,249 @@
+"""Requests on replicas: enqueue, dispatch, grow, hand over, settle."""
+
+from itertools import islice
+
+from repertory.core.moving import begin_resize
+from repertory.core.state import ModelState, ReplicaState, RequestRecord, State, Step
+from repertory.domain.actions import Dispatch, Settle, WakeAt
+from repertory.domain.decisions import Verdict
+from repertory.domain.ladder import Phase, RequestStep, Rung
+from repertory.domain.requests import Outcome
+from repertory.domain.specs import KvShape
+from repertory.perf.bytes import kv_bytes, shape_for
+from repertory.policy.batching import HandoverLimits, handover_at_ns
+from repertory.policy.dispatch import Slot, choose_replica
+
+__all__ = [
+    "claim",
+    "close_if_due",
+    "dequeue",
+    "enqueue",
+    "leave_replica",
+    "reopen",
+    "serve",
+    "settle",
+    "wake_at",
+]
+
+_LOOK_AHEAD = 32
+"""How far behind a head that does not fit others may overtake: bounds the work per event."""
+
+
+def enqueue(state: State, model: ModelState, record: RequestRecord) -> None:
+    """To the end of its model's queue, with the sums that aging and admission need."""
+    weight = record.request.weight
+    model.queue[record.request.id] = record
+    model.queued_ns += record.work_ns
+    model.queued_weight += weight
+    model.queued_weight_since += weight * record.since_ns / 1e9
+    state.waiting += 1
+    state.queued_ns += record.work_ns
+
+
+def dequeue(state: State, model: ModelState, record: RequestRecord) -> None:
+    """Out of the queue, wherever it stands."""
+    weight = record.request.weight
+    del model.queue[record.request.id]
+    model.queued_ns -= record.work_ns
+    model.queued_weight -= weight
+    model.queued_weight_since -= weight * record.since_ns / 1e9
+    if not model.queue:
+        model.queued_weight = model.queued_weight_since = 0.0
+    state.waiting -= 1
+    state.queued_ns -= record.work_ns
+
+
+def serve(state: State, step: Step, model: ModelState) -> None:
+    """Dispatch what waits to open replicas, oldest first, and ask for larger KV memory if short."""
+    if not model.queue:
+        return
+    _spare_own(state, step, model)
+    open_replicas = [
+        replica
+        for replica in model.replicas.values()
+        if replica.is_open and not close_if_due(state, step, replica)
+    ]
+    if not open_replicas:
+        return
+    for record in list(islice(model.queue.values(), _LOOK_AHEAD)):
+        free = [one for one in open_replicas if one.kv and len(one.running) < one.kv.sequences]
+        if not free:
+            break
+        chosen = _slot_for(record, free)
+        if chosen is not None:
+            _dispatch(state, step, model, record, chosen)
+    if model.queue:
+        _grow(state, step, model, open_replicas)
+
+
+def _spare_own(state: State, step: Step, model: ModelState) -> None:
+    """A replica that drains for longer slots need not, once its head fits after all."""
+    head = model.oldest
+    for replica_id in list(model.claims):
+        replica = state.replicas[replica_id]
+        is_own = replica.model == model.spec.name and replica.leaving is None
+        if is_own and head and replica.kv and head.request.cells <= replica.kv.cells:
+            del model.claims[replica_id]
+            reopen(state, step, replica)
+            step.has_room = True
+
+
+def _slot_for(record: RequestRecord, free: list[ReplicaState]) -> ReplicaState | None:
+    """The replica that takes it, among those with a free slot."""
+    cells = record.request.cells
+    fitting = [one for one in free if one.kv and cells <= one.kv.cells]
+    if len(fitting) < 2:
+        return fitting[0] if fitting else None
+    chosen = choose_replica([Slot(one.id, one.running_ns / 1e9) for one in fitting])
+    return next(one for one in fitting if one.id == chosen)
+
+
+def _dispatch(
+    state: State, step: Step, model: ModelState, record: RequestRecord, replica: ReplicaState
+) -> None:
+    record.walk(RequestStep.DISPATCH)
+    dequeue(state, model, record)
+    record.replica_id = replica.id
+    replica.running[record.request.id] = record
+    replica.running_ns += record.work_ns
+    step.actions.append(Dispatch(record.request.id, replica.id, replica.node_id))
+
+
+def leave_replica(state: State, step: Step, record: RequestRecord) -> None:
+    """A running request ended: its slot is free, and perhaps its replica idle."""
+    assert record.replica_id is not None
+    replica = state.replicas[record.replica_id]
+    del replica.running[record.request.id]
+    replica.running_ns -= record.work_ns
+    step.touched[replica.model] = None
+    if not replica.running:
+        replica.idle_since_ns = step.at_ns
+        if replica.phase is Phase.DRAINING or not state.models[replica.model].queue:
+            step.has_room = True
+
+
+def settle(state: State, step: Step, record: RequestRecord, outcome: Outcome) -> None:
+    """The one outcome of a request; whatever still knows it forgets it."""
+    record.walk(RequestStep.SETTLE)
+    if record.replica_id is None:
+        model = state.models[record.request.model]
+        dequeue(state, model, record)
+        step.touched[record.request.model] = None
+    else:
+        leave_replica(state, step, record)
+    del state.requests[record.request.id]
+    step.actions.append(Settle(outcome))
+
+
+def wake_at(state: State, step: Step, at_ns: int, name: str) -> None:
+    """Ask for a timer, unless the same or an earlier one of that name is under way."""
+    due_ns = state.timers.get(name)
+    if due_ns is not None and step.at_ns < due_ns <= at_ns:
+        return
+    state.timers[name] = at_ns
+    step.actions.append(WakeAt(at_ns, name))
+
+
+def claim(state: State, step: Step, replica: ReplicaState, claimant: ModelState, why: str) -> None:
+    """Another model (or its own longer slots) waits for this memory: bound its turn."""
+    assert replica.claimed_by is None
+    head = claimant.oldest
+    assert head is not None
+    settings = state.settings
+    limits = HandoverLimits(
+        settings.min_residency_s, settings.switches_per_turn, settings.max_wait_s
+    )
+    replica.claimed_by = claimant.spec.name
+    replica.handover_at_ns = handover_at_ns(
+        head.since_ns, replica.opened_at_ns, claimant.switch_ns / 1e9, limits
+    )
+    claimant.claims[replica.id] = None
+    step.verdicts.append(
+        Verdict(
+            rule="drain",
+            subject=replica.model,
+            choice=f"{replica.id} hands over to {claimant.spec.name}",
+            why=f"{why}; it goes on for {_turn_s(step, replica):.3g} s",
+            predicted_s=_turn_s(step, replica) + replica.running_ns / 1e9,
+            basis="prior",
+        )
+    )
+    if not close_if_due(state, step, replica) and step.at_ns < replica.handover_at_ns:
+        wake_at(state, step, replica.handover_at_ns, f"handover:{replica.id}")
+
+
+def _turn_s(step: Step, replica: ReplicaState) -> float:
+    return max(0, replica.handover_at_ns - step.at_ns) / 1e9
+
+
+def close_if_due(state: State, step: Step, replica: ReplicaState) -> bool:
+    """A claimed replica whose turn is over stops admitting; true if it did so now."""
+    if (
+        replica.claimed_by is None
+        or replica.phase is Phase.DRAINING
+        or replica.rung is not Rung.SERVING
+        or step.at_ns < replica.handover_at_ns
+    ):
+        return False
+    replica.phase = Phase.DRAINING
+    step.touched[replica.model] = None
+    if not replica.running:
+        step.has_room = True
+    return True
+
+
+def reopen(state: State, step: Step, replica: ReplicaState) -> None:
+    """Its memory is not needed after all: it admits again."""
+    replica.claimed_by = None
+    if replica.leaving is None and replica.retiring is None:
+        replica.phase = Phase.OPEN
+        step.touched[replica.model] = None
+
+
+def _grow(state: State, step: Step, model: ModelState, open_replicas: list[ReplicaState]) -> None:
+    """More or longer KV slots for a queue that does not fit.
+
+    1. A larger context class into memory that nobody needs.
+    2. If the head is longer than the slots, the replica drains and reopens with longer ones.
+    """
+    replica = min(open_replicas, key=lambda one: (one.running_ns, one.id))
+    head = model.oldest
+    if replica.transition is not None or replica.kv is None or head is None:
+        return
+    if step.at_ns < model.not_before_ns:
+        wake_at(state, step, model.not_before_ns, f"retry:{model.spec.name}")
+        return
+    room_bytes = _room_to_grow(state, replica)
+    if room_bytes > kv_bytes(replica.spec, replica.kv):
+        shape = _larger(model, replica, room_bytes)
+        if shape is not None:
+            why = f"{len(replica.running)} run and {len(model.queue)} wait"
+            begin_resize(state, step, replica, shape, why)
+            return
+    if head.request.cells > replica.kv.cells and replica.claimed_by is None:
+        why = f"a request of {head.request.cells} tokens does not fit {replica.kv.cells} cells"
+        claim(state, step, replica, model, why)
+
+
+def _room_to_grow(state: State, replica: ReplicaState) -> int:
+    """Bytes that nobody has or was promised: old and new KV memory are held together."""
+    if not state.node_of(replica).capabilities.kv_resizable:
+        return 0
+    ledgers = state.ledgers_of(replica)
+    return min(min(ledger.available_bytes, ledger.free_bytes) for ledger in ledgers)
+
+
+def _larger(model: ModelState, replica: ReplicaState, room_bytes: int) -> KvShape | None:
+    """The largest class up to what the queue asks for that holds the present one and fits."""
+    held = replica.kv
+    assert held is not None
+    longest = max(one.request.cells for one in islice(model.queue.values(), _LOOK_AHEAD))
+    wanted = shape_for(model.spec, len(replica.running) + len(model.queue), longest)
+    cells, sequences = max(wanted.cells, held.cells), wanted.sequences
+    while sequences >= held.sequences:
+        shape = KvShape(sequences, cells)
+        fails = model.failed_kv_tokens is not None and shape.tokens >= model.failed_kv_tokens
+        if shape != held and not fails and kv_bytes(replica.spec, shape) <= room_bytes:
+            return shape
+        sequences //= 2
+    return None

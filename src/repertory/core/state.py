@@ -1,0 +1,225 @@
+"""The brain's state, indexed so that an event touches only what it concerns.
+
+Only `core` writes it, and only inside `Controller.handle`.
+"""
+
+from dataclasses import dataclass, field
+
+from repertory.core.costbook import CostBook
+from repertory.core.demand import ArrivalRate, OutputLength
+from repertory.core.ledger import Ledger
+from repertory.domain.actions import Action, Load, Resize, Transition
+from repertory.domain.decisions import Option, Verdict
+from repertory.domain.ladder import Phase, RequestState, RequestStep, Rung, next_state
+from repertory.domain.requests import Request
+from repertory.domain.settings import Settings
+from repertory.domain.specs import KvShape, ModelSpec, NodeSpec, Placement, WeightsForm
+from repertory.policy.evict import Release
+from repertory.policy.objective import Starving
+
+__all__ = ["Intent", "ModelState", "ReplicaState", "RequestRecord", "State", "Step"]
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """A request that has no outcome yet."""
+
+    request: Request
+    since_ns: int
+    work_ns: int
+    """Predicted device time, fixed at arrival so that the sums of queues stay exact."""
+    state: RequestState = RequestState.WAITING
+    replica_id: str | None = None
+
+    def walk(self, step: RequestStep) -> None:
+        self.state = next_state(self.state, step, self)
+
+
+@dataclass(slots=True)
+class ReplicaState:
+    """One copy of a model on one placement."""
+
+    id: str
+    model: str
+    spec: ModelSpec
+    """What it was brought up as; the model's own spec may have changed since."""
+    node_id: str
+    placement: Placement
+    rung: Rung = Rung.DISK
+    phase: Phase = Phase.OPEN
+    kv: KvShape | None = None
+    """Of a serving replica, or promised to one that is on its way up."""
+    running: dict[str, RequestRecord] = field(default_factory=dict)
+    running_ns: int = 0
+    transition: Transition | None = None
+    """Under way; at most one."""
+    activate_s: float = 0.0
+    reload_s: float = 0.0
+    cold_s: float = 0.0
+    """What bringing it back would take, as predicted when it came up: its KV memory, its weights
+    from `HOST`, its weights from `DISK`."""
+    opened_at_ns: int = 0
+    idle_since_ns: int = 0
+    leaving: Release | None = None
+    """How far it is going down."""
+    retiring: Release | None = None
+    """How far it goes down as soon as it is idle, and it is not spared (operator, TTL, file)."""
+    claimed_by: str | None = None
+    """The model that waits for this memory; its own name if it must reopen with larger slots."""
+    handover_at_ns: int = 0
+
+    @property
+    def is_idle(self) -> bool:
+        return self.transition is None and not self.running
+
+    @property
+    def is_open(self) -> bool:
+        return (
+            self.rung is Rung.SERVING
+            and self.phase is Phase.OPEN
+            and (self.transition is None or type(self.transition) is Resize)
+            and self.leaving is None
+            and self.retiring is None
+        )
+
+
+@dataclass(slots=True)
+class Intent:
+    """A placement that waits for its victims to leave."""
+
+    model: str
+    replica_id: str
+    node_id: str
+    placement: Placement
+    kv: KvShape | None
+    need_bytes: dict[str, int]
+    """Per device, until it starts."""
+    options: tuple[Option, ...] = ()
+    """What else could have been done, for the record of its load."""
+
+
+@dataclass(slots=True)
+class ModelState:
+    """One model: its queue, its replicas, what it was asked for."""
+
+    spec: ModelSpec
+    rate: ArrivalRate
+    output: OutputLength
+    queue: dict[str, RequestRecord] = field(default_factory=dict)
+    """Waiting requests in order of arrival."""
+    queued_ns: int = 0
+    queued_weight: float = 0.0
+    queued_weight_since: float = 0.0
+    """Σ weight x since seconds: aging in O(1)."""
+    replicas: dict[str, ReplicaState] = field(default_factory=dict)
+    claims: dict[str, None] = field(default_factory=dict)
+    """Replicas of others that drain for this model."""
+    is_pinned: bool = False
+    is_wanted: bool = False
+    """An operator asked for it; satisfied once it serves."""
+    fault: str | None = None
+    """Why it cannot be served; new requests are answered with this."""
+    failures: int = 0
+    not_before_ns: int = 0
+    """After a failed load: no new try before."""
+    switch_ns: int = 0
+    """Predicted load + activate, as of its queue's last new head."""
+    largest_cells: int = 0
+    """The longest slot that fits beside the weights on an otherwise empty placement."""
+    failed_kv_tokens: int | None = None
+    """KV memory of this size could not be allocated: smaller shapes only, until it unloads."""
+    is_removed: bool = False
+    extra_bytes: int = 0
+    """Added to predicted weights after an allocation failed."""
+    measured_weights_bytes: dict[WeightsForm, int] = field(default_factory=dict)
+    measured_buffers_bytes: int = 0
+    head_id: str | None = None
+    """The waiting request that `needs` was computed for."""
+    need_bytes: int | None = None
+    """The least per device that serves its head from where its weights are; None: ask anew."""
+
+    @property
+    def oldest(self) -> RequestRecord | None:
+        return next(iter(self.queue.values()), None)
+
+    def is_served(self) -> bool:
+        """Some replica serves it, moves, or is on its way down: nothing is to be placed now."""
+        for one in self.replicas.values():
+            if one.rung is Rung.SERVING or one.transition is not None or one.leaving is not None:
+                return True
+        return False
+
+
+@dataclass(slots=True)
+class Step:
+    """What one event leads to."""
+
+    at_ns: int
+    actions: list[Action] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    touched: dict[str, None] = field(default_factory=dict)
+    """Models whose queue, replicas or intent changed."""
+    has_bytes: bool = False
+    """Bytes were freed: placements under way may start."""
+    has_room: bool = False
+    """More may be given to others than before: all starved models are compared."""
+
+
+class State:
+    """Everything the brain knows."""
+
+    def __init__(self, settings: Settings, costs: CostBook) -> None:
+        self.settings = settings
+        self.costs = costs
+        self.nodes: dict[str, NodeSpec] = {}
+        self.devices: dict[str, Ledger] = {}
+        self.hosts: dict[str, Ledger] = {}
+        self.models: dict[str, ModelState] = {}
+        self.replicas: dict[str, ReplicaState] = {}
+        self.on_devices: dict[str, ReplicaState] = {}
+        """Replicas that hold device memory, or are about to."""
+        self.requests: dict[str, RequestRecord] = {}
+        self.intents: dict[str, Intent] = {}
+        """By model, in order of creation."""
+        self.starved: dict[str, Starving] = {}
+        """Models with demand and nothing under way."""
+        self.starved_ns: int = 0
+        self.waiting: int = 0
+        self.queued_ns: int = 0
+        self.timers: dict[str, int] = {}
+        self.action_count: int = 0
+        self.replica_count: int = 0
+        self.is_draining: bool = False
+        self.open_problem: int | None = None
+        """The `Solve` under way; its answer is applied, any other is stale."""
+        self.problem_count: int = 0
+
+    def next_action_id(self) -> int:
+        self.action_count += 1
+        return self.action_count
+
+    def new_replica(self, model: str, node_id: str, placement: Placement) -> ReplicaState:
+        """A copy that stands on `DISK` so far."""
+        self.replica_count += 1
+        owner = self.models[model]
+        name = f"{model}/{self.replica_count}"
+        replica = ReplicaState(name, model, owner.spec, node_id, placement)
+        self.replicas[replica.id] = replica
+        owner.replicas[replica.id] = replica
+        return replica
+
+    def index(self, replica: ReplicaState) -> None:
+        """Keep `on_devices` true after a change of rung or transition."""
+        holds = replica.rung in (Rung.DEVICE, Rung.SERVING) or type(replica.transition) is Load
+        if replica.rung is Rung.HOST and not holds:
+            holds = self.nodes[replica.node_id].capabilities.asleep_residue_bytes > 0
+        if holds:
+            self.on_devices[replica.id] = replica
+        else:
+            self.on_devices.pop(replica.id, None)
+
+    def node_of(self, replica: ReplicaState) -> NodeSpec:
+        return self.nodes[replica.node_id]
+
+    def ledgers_of(self, replica: ReplicaState) -> list[Ledger]:
+        return [self.devices[device] for device in replica.placement.devices]

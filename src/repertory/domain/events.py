@@ -1,0 +1,276 @@
+"""Events: everything the brain ever learns.  A closed union with a total order.
+
+Times are integer nanoseconds on the driver's clock.  Events of one instant are delivered in the
+order `(at_ns, rank of the kind, subject)`: releases before claims, then by name.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from repertory.domain.ladder import Rung
+from repertory.domain.plans import Plan
+from repertory.domain.requests import FinishReason, Request
+from repertory.domain.settings import Settings
+from repertory.domain.specs import ModelSpec, NodeSpec
+
+__all__ = [
+    "EVENT_KINDS",
+    "Arrived",
+    "Cancelled",
+    "DrainAsked",
+    "Event",
+    "Finished",
+    "FirstToken",
+    "GenerationFailed",
+    "Measured",
+    "ModelAdded",
+    "ModelRemoved",
+    "OperatorAsked",
+    "PlanReady",
+    "SettingsChanged",
+    "Timer",
+    "TransitionDone",
+    "TransitionFailed",
+    "Wish",
+    "WorkerLost",
+    "WorkerUp",
+    "order",
+    "subject",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a transition really cost.  Bytes are totals after it; None: not read."""
+
+    took_ns: int
+    weights_bytes: int | None = None
+    kv_bytes: int | None = None
+    buffers_bytes: int | None = None
+    source: Rung | None = None
+    """For a load: where the bytes really came from (a belief in `HOST` may be wrong)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A generation ended by itself.  The times are the compute it took part in."""
+
+    at_ns: int
+    request_id: str
+    reason: FinishReason
+    output_tokens: int
+    prefill_ns: int
+    decode_ns: int
+    reused_tokens: int = 0
+    """Prompt tokens that a prefix cache spared."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationFailed:
+    """The engine gave a generation up."""
+
+    at_ns: int
+    request_id: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The client left.  Other requests, and the loads they want, are not touched."""
+
+    at_ns: int
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToken:
+    """Prefill is over."""
+
+    at_ns: int
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransitionDone:
+    """The action of that id is done; its cost was measured."""
+
+    at_ns: int
+    action_id: int
+    replica_id: str
+    measured: Measured
+
+
+@dataclass(frozen=True, slots=True)
+class TransitionFailed:
+    """The action of that id failed; the replica stands where it stood."""
+
+    at_ns: int
+    action_id: int
+    replica_id: str
+    message: str
+    is_out_of_memory: bool = False
+    is_permanent: bool = False
+    """The file itself is at fault: trying again cannot help."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUp:
+    """A node's worker is ready; everything on it is at `DISK`."""
+
+    at_ns: int
+    node: NodeSpec
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """A node's worker died, and with it all its replicas."""
+
+    at_ns: int
+    node_id: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAdded:
+    """A model may be asked for from now on; replaces the spec of the same name."""
+
+    at_ns: int
+    spec: ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRemoved:
+    """A model may no longer be asked for."""
+
+    at_ns: int
+    model: str
+
+
+class Wish(Enum):
+    """What an operator can ask for."""
+
+    LOAD = "load"
+    UNLOAD = "unload"
+    PIN = "pin"
+    UNPIN = "unpin"
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorAsked:
+    """An operator's wish.  `UNLOAD` lets running work finish first."""
+
+    at_ns: int
+    model: str
+    wish: Wish
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsChanged:
+    """The operator turned a dial.  What was promised under the old settings is kept."""
+
+    at_ns: int
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class DrainAsked:
+    """No new requests from now on; what is in runs to its end."""
+
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReady:
+    """A `Solve` came back."""
+
+    at_ns: int
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """A `WakeAt` is due."""
+
+    at_ns: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A request of a known model that fits its context."""
+
+    at_ns: int
+    request: Request
+
+
+Event = (
+    Finished
+    | GenerationFailed
+    | Cancelled
+    | FirstToken
+    | TransitionDone
+    | TransitionFailed
+    | WorkerUp
+    | WorkerLost
+    | ModelAdded
+    | ModelRemoved
+    | SettingsChanged
+    | OperatorAsked
+    | DrainAsked
+    | PlanReady
+    | Timer
+    | Arrived
+)
+
+EVENT_KINDS: tuple[type[Event], ...] = (
+    Finished,
+    GenerationFailed,
+    Cancelled,
+    FirstToken,
+    TransitionDone,
+    TransitionFailed,
+    WorkerUp,
+    WorkerLost,
+    ModelAdded,
+    ModelRemoved,
+    SettingsChanged,
+    OperatorAsked,
+    DrainAsked,
+    PlanReady,
+    Timer,
+    Arrived,
+)
+"""In order of rank: releases before claims."""
+
+_SUBJECT: dict[type[Event], Callable[[Any], str]] = {  # Any: each takes its own kind
+    Finished: lambda event: event.request_id,
+    GenerationFailed: lambda event: event.request_id,
+    Cancelled: lambda event: event.request_id,
+    FirstToken: lambda event: event.request_id,
+    TransitionDone: lambda event: f"{event.replica_id}#{event.action_id:012d}",
+    TransitionFailed: lambda event: f"{event.replica_id}#{event.action_id:012d}",
+    WorkerUp: lambda event: event.node.id,
+    WorkerLost: lambda event: event.node_id,
+    ModelAdded: lambda event: event.spec.name,
+    ModelRemoved: lambda event: event.model,
+    SettingsChanged: lambda _: "",
+    OperatorAsked: lambda event: f"{event.model}#{event.wish.value}",
+    DrainAsked: lambda _: "",
+    PlanReady: lambda event: f"{event.plan.id:012d}",
+    Timer: lambda event: event.name,
+    Arrived: lambda event: event.request.id,
+}
+
+_RANK = {kind: rank for rank, kind in enumerate(EVENT_KINDS)}
+
+
+def subject(event: Event) -> str:
+    """The name that breaks ties between events of one kind and instant."""
+    return _SUBJECT[type(event)](event)
+
+
+def order(event: Event) -> tuple[int, int, str]:
+    """The total order of events, and the key of every heap of events."""
+    return (event.at_ns, _RANK[type(event)], subject(event))

@@ -1,0 +1,332 @@
+"""A context of the library: the KV memory of one model's slots, and the steps computed in it."""
+
+import ctypes
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from repertory.domain.errors import OutOfMemory
+from repertory.domain.specs import KvShape
+from repertory.engines.llamacpp import CHUNK_TOKENS
+from repertory.engines.llamacpp.library import (
+    Model,
+    api,
+    forget_statements,
+    last_errors,
+    stated_buffers_bytes,
+)
+from repertory.engines.pooling import Embeddings
+
+__all__ = [
+    "WARM_UP_TOKENS",
+    "Context",
+    "ContextOptions",
+    "DecodeFailed",
+    "Logits",
+    "SavedSequence",
+    "warm_up_decode",
+    "warm_up_embed",
+    "warm_up_prefill",
+]
+
+Logits = NDArray[np.float32]
+State = NDArray[np.uint8]
+
+WARM_UP_TOKENS = 2
+"""A 1.1B q4_0 takes 50 ms for two tokens and 120 for eight: a gap in every stream beside it."""
+_MARK_BYTES = 8
+"""What a saved sequence begins with: the library's mark, and the slot it comes from."""
+
+
+class DecodeFailed(RuntimeError):
+    """One `llama_decode` failed; the sequences of its batch are lost, the context is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContextOptions:
+    """What all contexts of a worker have in common."""
+
+    is_exact: bool
+    threads: int
+    is_on_cpu: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SavedSequence:
+    """One slot's KV outside of its context."""
+
+    state: State
+    """The library's own bytes."""
+    sequences: int
+    """Slots of the context that it comes from."""
+    slot: int
+
+    @property
+    def bytes(self) -> int:
+        return self.state.size
+
+    def among(self, sequences: int) -> State:
+        """The state as a context of so many slots wants it.
+
+        The library writes its mark and the slot, the number of slots, then for each slot a count
+        of cells and their bytes; all slots but one are empty, and the reader insists on its own
+        number of slots.
+        """
+        before, after = self.slot, self.sequences - 1 - self.slot
+        mark = self.state[:_MARK_BYTES]
+        content = self.state[_MARK_BYTES + 4 * (1 + before) : self.state.size - 4 * after]
+        count = np.array([sequences], np.uint32).view(np.uint8)
+        return np.concatenate((mark, count, content, np.zeros(4 * (sequences - 1), np.uint8)))
+
+
+class Context:
+    """KV memory and compute buffers of one model, `shape.sequences` slots of `shape.cells` tokens.
+
+    Each slot has its own cells (not unified), so that a sequence never sees its company.
+    Only the step thread of the device may call `prefill` and `decode`.
+    """
+
+    def __init__(self, model: Model, shape: KvShape, options: ContextOptions) -> None:
+        forget_statements()
+        self._vocabulary_tokens = model.vocabulary_tokens
+        self._embedding_size = model.embedding_size
+        self._capacity = _batch_tokens(model, shape)
+        self.shape = shape
+        self.is_exact = options.is_exact
+        self.takes_whole_prompts = not model.is_causal
+        """Each token looks at those after it too: a prompt is one batch."""
+        parameters = api.llama_context_default_params()
+        parameters.n_ctx = shape.tokens
+        parameters.n_seq_max = shape.sequences
+        parameters.n_batch = parameters.n_ubatch = self._capacity
+        parameters.n_outputs_max = self._capacity if model.shows_all_states else shape.sequences
+        parameters.embeddings = model.shows_all_states  # while buffers are reserved
+        parameters.pooling_type = 0  # none: a pool of ours goes over all chunks
+        parameters.n_threads = parameters.n_threads_batch = options.threads
+        parameters.kv_unified = False
+        parameters.flash_attn_type = 0 if options.is_exact else -1
+        parameters.offload_kqv = parameters.op_offload = not options.is_on_cpu
+        parameters.no_perf = True
+        self._handle = api.llama_init_from_model(model.handle, parameters)
+        if not self._handle:
+            raise OutOfMemory(
+                f"llama.cpp cannot make {shape.sequences} x {shape.cells} cells: {last_errors()}"
+            )
+        api.llama_set_embeddings(self._handle, False)
+        self._memory = api.llama_get_memory(self._handle)
+        self._batch = _Batch(self._capacity)
+        self._has_plain_kv = model.has_plain_kv
+        self._threads = options.threads
+        self.cells_allocated: int = api.llama_n_ctx(self._handle)
+        self.reserved_bytes = (
+            stated_buffers_bytes()
+            + _work_bytes(model, shape.cells, options)
+            + _states_bytes(model, self._capacity)
+        )
+        """Compute and output buffers, as the library reserved them for its worst batch, what its
+        CPU backend takes to work in when that batch comes, and rows of all its tokens if an
+        embedding takes them."""
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether it keeps cells; encoders compute everything in one call."""
+        return bool(self._memory)
+
+    def free(self) -> None:
+        api.llama_free(self._handle)
+        self._handle = None
+
+    def use_threads(self, threads: int) -> None:
+        if threads != self._threads:
+            api.llama_set_n_threads(self._handle, threads, threads)
+            self._threads = threads
+
+    def prefill(
+        self, slot: int, tokens: Sequence[int], position: int, *, wants_logits: bool
+    ) -> Logits | None:
+        """Compute a chunk of a prompt; the last token's logits if they are wanted."""
+        self._batch.fill_chunk(slot, tokens, position, wants_logits)
+        self._decode()
+        return self._logits(1)[0] if wants_logits else None
+
+    def embed(self, slot: int, tokens: Sequence[int], position: int) -> Embeddings:
+        """Compute a chunk of a prompt; a row of hidden state for each token.
+
+        Wanted for the length of this call only: other steps shall not compute it.
+        """
+        api.llama_set_embeddings(self._handle, True)
+        try:
+            self._batch.fill_chunk(slot, tokens, position, True)
+            self._batch.want_all()
+            self._decode()
+            return self._floats(api.llama_get_embeddings, len(tokens), self._embedding_size).copy()
+        finally:
+            api.llama_set_embeddings(self._handle, False)
+
+    def decode(
+        self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int]
+    ) -> Logits:
+        """Compute one token for each slot (ascending); a row of logits for each.
+
+        The rows are a view that the next call overwrites.
+        """
+        self._batch.fill_rows(slots, tokens, positions)
+        self._decode()
+        return self._logits(len(slots))
+
+    def forget(self, slot: int, position: int = 0) -> bool:
+        """Drop a slot's cells from `position` on; False if this architecture cannot."""
+        return bool(api.llama_memory_seq_rm(self._memory, slot, position, -1))
+
+    def saved_bytes(self, slot: int) -> int:
+        """What `save` would take."""
+        return int(api.llama_state_seq_get_size(self._handle, slot))
+
+    def save(self, slot: int) -> SavedSequence:
+        """A slot's KV, bit for bit."""
+        size = self.saved_bytes(slot)
+        # Mapped, so that it goes back to the kernel: from the heap, some of it would stay.
+        state = np.frombuffer(mmap.mmap(-1, size), np.uint8)
+        written = api.llama_state_seq_get_data(self._handle, _bytes(state), size, slot)
+        if written != size:
+            raise DecodeFailed(f"saved {written} of {size} bytes of a sequence")
+        return SavedSequence(state, self.shape.sequences, slot)
+
+    def restore(self, slot: int, saved: SavedSequence) -> None:
+        """Put a saved slot here; slot and context may be others than it was saved from."""
+        state = saved.state
+        if saved.sequences != self.shape.sequences:
+            if not self._has_plain_kv:
+                raise DecodeFailed("this architecture's state is bound to its number of slots")
+            state = saved.among(self.shape.sequences)
+        read = api.llama_state_seq_set_data(self._handle, _bytes(state), state.size, slot)
+        if read != state.size:
+            self.forget(slot)
+            raise DecodeFailed(f"restored {read} of {state.size} bytes of a sequence")
+
+    def _decode(self) -> None:
+        compute = api.llama_decode if self.has_memory else api.llama_encode
+        result = compute(self._handle, self._batch.struct)
+        if result != 0:
+            raise DecodeFailed(f"{compute.__name__} returned {result}")
+        # A CPU backend is done by now; an accelerator is not, and its time is to be measured.
+        api.llama_synchronize(self._handle)
+
+    def _logits(self, rows: int) -> Logits:
+        return self._floats(api.llama_get_logits, rows, self._vocabulary_tokens)
+
+    def _floats(self, get: Any, rows: int, width: int) -> Logits:
+        """A view of what the library computed.  `get` is a ctypes function."""
+        pointer = get(self._handle)
+        if not pointer:
+            raise DecodeFailed(f"{get.__name__} has nothing")
+        view = (ctypes.c_float * (rows * width)).from_address(ctypes.addressof(pointer.contents))
+        row: Logits = np.frombuffer(memoryview(view), np.float32)
+        return row.reshape(rows, width)
+
+
+def _batch_tokens(model: Model, shape: KvShape) -> int:
+    """Tokens of the largest batch; a single ubatch, so that one call is one step."""
+    return max(CHUNK_TOKENS, shape.sequences) if model.is_causal else shape.cells
+
+
+def _work_bytes(model: Model, cells: int, options: ContextOptions) -> int:
+    """The widest second operand of a product, converted to 16 bits: a layer's feed-forward, or,
+    without flash attention, all heads' scores over all cells of a slot."""
+    if not options.is_on_cpu:
+        return 0
+    feed_forward = 4 * api.llama_model_n_embd(model.handle)
+    scores = cells * api.llama_model_n_head(model.handle) if options.is_exact else 0
+    return int(2 * CHUNK_TOKENS * max(feed_forward, scores))
+
+
+def _states_bytes(model: Model, batch_tokens: int) -> int:
+    """With its state, each token gets logits, wanted or not: the library's buffer has both."""
+    width = model.vocabulary_tokens + model.embedding_size
+    return 4 * batch_tokens * width if model.shows_all_states else 0
+
+
+def _bytes(state: State) -> Any:  # a ctypes pointer
+    return state.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+
+
+def warm_up_prefill(context: Context) -> int:
+    """Run one small chunk; the bytes of its `WARM_UP_TOKENS` tokens, as saved.
+
+    Small, because other models' streams wait for it: a full batch of a 1.1B holds two cores for
+    1.4 s and shows 4-15 MiB more, which `Context.reserved_bytes` knows already.  Token 0 stands
+    in for a prompt; nothing of it stays in the cells.
+    """
+    context.prefill(0, [0] * WARM_UP_TOKENS, 0, wants_logits=True)
+    saved = context.save(0).bytes
+    context.forget(0)
+    return saved
+
+
+def warm_up_embed(context: Context, tokens: int) -> int:
+    """Embed so many tokens; their bytes, as saved, if anything of them stays."""
+    context.embed(0, [0] * tokens, 0)
+    saved = context.save(0).bytes if context.has_memory else 0
+    context.forget(0)
+    return saved
+
+
+def warm_up_decode(context: Context) -> int:
+    """Run one token; its bytes.  A step of its own: a stream's step fits in between."""
+    context.decode([0], [0], [0])
+    saved = context.save(0).bytes
+    context.forget(0)
+    return saved
+
+
+class _Batch:
+    """A `llama_batch` over numpy arrays: filled without a ctypes call per field."""
+
+    def __init__(self, capacity: int) -> None:
+        self._token = np.zeros(capacity, np.int32)
+        self._position = np.zeros(capacity, np.int32)
+        self._slots_per_token = np.ones(capacity, np.int32)
+        self._slot = np.zeros(capacity, np.int32)
+        base = self._slot.ctypes.data
+        self._slot_pointer = np.arange(capacity, dtype=np.uint64) * 4 + np.uint64(base)
+        self._wants_logits = np.zeros(capacity, np.int8)
+        self.struct = api.llama_batch()
+        types = dict(api.llama_batch._fields_)
+        for field, array in (
+            ("token", self._token),
+            ("pos", self._position),
+            ("n_seq_id", self._slots_per_token),
+            ("seq_id", self._slot_pointer),
+            ("logits", self._wants_logits),
+        ):
+            setattr(self.struct, field, ctypes.cast(array.ctypes.data, types[field]))
+        self.struct.embd = None
+
+    def fill_chunk(
+        self, slot: int, tokens: Sequence[int], position: int, wants_logits: bool
+    ) -> None:
+        count = len(tokens)
+        self._token[:count] = tokens
+        self._position[:count] = np.arange(position, position + count)
+        self._slot[:count] = slot
+        self._wants_logits[:count] = 0
+        self._wants_logits[count - 1] = wants_logits
+        self.struct.n_tokens = count
+
+    def want_all(self) -> None:
+        """Output every token of the chunk."""
+        self._wants_logits[: self.struct.n_tokens] = 1
+
+    def fill_rows(
+        self, slots: Sequence[int], tokens: Sequence[int], positions: Sequence[int]
+    ) -> None:
+        count = len(slots)
+        self._token[:count] = tokens
+        self._position[:count] = positions
+        self._slot[:count] = slots
+        self._wants_logits[:count] = 1
+        self.struct.n_tokens = count

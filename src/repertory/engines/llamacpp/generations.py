@@ -1,0 +1,80 @@
+"""A generation on a replica, and what it got in one step."""
+
+from dataclasses import dataclass
+
+from repertory.domain.requests import FinishReason
+from repertory.engines.contract import GenerationSpec, LogitsTrace, TokenLogprob, TokenStep
+from repertory.engines.grammar.automaton import Automaton
+from repertory.engines.llamacpp.sampling import TokenSampler
+from repertory.engines.pooling import Pool
+from repertory.engines.text import TextAssembler
+
+__all__ = ["Drawn", "Generation"]
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """A generation that has a slot, or waits for one."""
+
+    spec: GenerationSpec
+    sampler: TokenSampler
+    assembler: TextAssembler
+    tokens: list[int]
+    """Prompt and output."""
+    automaton: Automaton | None = None
+    """Of its grammar; the sampler follows it."""
+    pool: Pool | None = None
+    """Of its embedding, if that is what it is for."""
+    computed: int = 0
+    """How many of them have their cells; one less than all, but while it is replayed."""
+    reused: int = 0
+    """How many cells an earlier generation left for it."""
+    is_held: bool = False
+    """It takes part in no step."""
+    prefill_ns: int = 0
+    decode_ns: int = 0
+
+    @property
+    def is_prefilling(self) -> bool:
+        return self.computed < len(self.spec.prompt)
+
+    @property
+    def output_tokens(self) -> int:
+        return len(self.tokens) - len(self.spec.prompt)
+
+
+@dataclass(slots=True, eq=False)
+class Drawn:
+    """What one generation got in one step."""
+
+    generation: Generation
+    token: int | None = None
+    text: str = ""
+    finish: FinishReason | None = None
+    error: str | None = None
+    traces: tuple[LogitsTrace, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    embedding: tuple[float, ...] = ()
+
+    @property
+    def is_news(self) -> bool:
+        """Somebody waits to hear of it."""
+        return self.token is not None or self.finish is not None or self.error is not None
+
+    def step(self) -> TokenStep:
+        """What the server hears of it."""
+        one = self.generation
+        is_over = self.finish is not None or self.error is not None
+        return TokenStep(
+            generation_id=one.spec.id,
+            tokens=() if self.token is None else (self.token,),
+            text=self.text,
+            finish=self.finish,
+            error=self.error,
+            prefill_ns=one.prefill_ns if is_over else 0,
+            decode_ns=one.decode_ns if is_over else 0,
+            reused_tokens=one.reused if one.output_tokens == 1 else 0,
+            traces=self.traces,
+            logprobs=self.logprobs,
+            embedding=self.embedding,
+        )

@@ -1,0 +1,354 @@
+"""The mover thread: walks replicas along the ladder, and measures every step of the way.
+
+It loads with prefault, frees and trims, niced, while the step threads go on.  What touches a
+running context is handed to its step thread and applies between steps.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import assert_never
+
+from repertory.domain.actions import (
+    Activate,
+    Deactivate,
+    Drop,
+    Load,
+    Resize,
+    Stage,
+    Transition,
+    Unload,
+    edge_of,
+)
+from repertory.domain.errors import EngineError
+from repertory.domain.events import Measured
+from repertory.domain.ladder import IllegalTransition, Rung, destination
+from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, Placement
+from repertory.engines.contract import GenerationSpec
+from repertory.engines.grammar.automaton import Grammar
+from repertory.engines.llamacpp.context import (
+    WARM_UP_TOKENS,
+    Context,
+    ContextOptions,
+    warm_up_decode,
+    warm_up_embed,
+    warm_up_prefill,
+)
+from repertory.engines.llamacpp.library import Accelerator
+from repertory.engines.llamacpp.serving import Serving
+from repertory.engines.llamacpp.steps import StepLoop
+from repertory.engines.llamacpp.weights import (
+    Shelf,
+    Shelved,
+    drop_from_host,
+    read_into_host,
+    shards,
+    source_of,
+    taken_bytes,
+    trim,
+)
+
+__all__ = ["Device", "Mover"]
+
+_NICENESS = 10
+_STATE_OVERHEAD_BYTES = 32
+"""What a saved token holds besides its KV (position, sequence): measured 13."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device of this worker, and the loop that steps on it."""
+
+    spec: DeviceSpec
+    loop: StepLoop
+    options: ContextOptions
+    accelerator: Accelerator | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Replica:
+    """A replica above `DISK`."""
+
+    id: str
+    spec: ModelSpec
+    rung: Rung = Rung.DISK
+    device: Device | None = None
+    held: Shelved | None = None
+    kv_bytes: int = 0
+    buffers_bytes: int = 0
+
+
+_Seen = tuple[object, str]
+"""Weights in one form, on a device."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a model's first context showed."""
+
+    token_bytes: int
+    """KV of one token, as saved."""
+    unstated_bytes: int
+    """What appeared beyond the KV and the buffers that the library reserved."""
+
+
+class Mover:
+    """All replicas of a worker.  Transitions queue; one runs at a time."""
+
+    def __init__(
+        self,
+        devices: Mapping[str, Device],
+        shelf: Shelf,
+        check_file: Callable[[ModelSpec], None],
+        at_work: threading.Event,
+    ) -> None:
+        self.moves = 0
+        self._at_work = at_work
+        self._devices = devices
+        self._check_file = check_file
+        self._shelf = shelf
+        self._seen: dict[_Seen, _Known] = {}
+        self._replicas: dict[str, _Replica] = {}
+        self._thread = ThreadPoolExecutor(1, "mover", initializer=_be_nice)
+
+    @property
+    def replica_bytes(self) -> int:
+        """What all replicas hold, by the last reading; shared weights count once."""
+        replicas = list(self._replicas.values())
+        shared = {id(one.held): one.held.weights_bytes for one in replicas if one.held is not None}
+        return sum(shared.values()) + sum(one.kv_bytes + one.buffers_bytes for one in replicas)
+
+    def start(self, action: Transition, spec: ModelSpec | None = None) -> Future[Measured]:
+        """Queue a transition.  One that fails leaves the replica where it stood."""
+        return self._thread.submit(self._walk, action, spec)
+
+    def submit(
+        self, replica_id: str, spec: GenerationSpec, grammar: Grammar | None = None
+    ) -> Future[None]:
+        """Start a generation on a serving replica."""
+        replica = self._replicas.get(replica_id)
+        if replica is None or replica.device is None:
+            raise EngineError(f"no replica {replica_id} is serving")
+        loop = replica.device.loop
+        return loop.call(lambda: loop.get(replica_id).submit(spec, grammar))
+
+    def location_of(self, replica_id: str) -> str:
+        """The file that a replica was loaded from."""
+        replica = self._replicas.get(replica_id)
+        if replica is None:
+            raise EngineError(f"there is no replica {replica_id}")
+        return replica.spec.location
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        """The step threads leave a core free meanwhile."""
+        self._at_work.set()
+        try:
+            yield
+        finally:
+            self._at_work.clear()
+
+    def cancel(self, generation_id: str) -> Future[None]:
+        """Stop a generation wherever it runs, at the next step of its device."""
+        return self._everywhere(lambda loop: loop.cancel(generation_id))
+
+    def hold(self, generation_id: str, is_held: bool) -> Future[None]:
+        """Keep a generation out of the steps of its device, or let it go on."""
+        return self._everywhere(lambda loop: loop.hold(generation_id, is_held))
+
+    def _everywhere(self, do: Callable[[StepLoop], None]) -> Future[None]:
+        """On each step thread, between steps; done when it was done on all."""
+        loops = [device.loop for device in self._devices.values()]
+        asked = iter([loop.call(partial(do, loop)) for loop in loops])
+        done: Future[None] = Future()
+
+        def await_next(_: Future[None] | None = None) -> None:
+            following = next(asked, None)
+            if following is None:
+                done.set_result(None)
+            else:
+                following.add_done_callback(await_next)
+
+        await_next()
+        return done
+
+    def _walk(self, action: Transition, spec: ModelSpec | None) -> Measured:
+        replica = self._replicas.get(action.replica_id)
+        if replica is None:
+            if spec is None:
+                raise EngineError(f"there is no replica {action.replica_id}")
+            replica = _Replica(action.replica_id, spec)
+        elif spec is not None and replica.held is None:
+            replica.spec = spec  # nothing is open: what counts is what is asked for now
+        try:
+            target = destination(replica.rung, edge_of(action), f"replica {replica.id}")
+        except IllegalTransition as error:
+            raise EngineError(str(error)) from error
+        measured = self._apply(action, replica)
+        replica.rung = target
+        if target is Rung.DISK:
+            self._replicas.pop(replica.id, None)
+        else:
+            self._replicas[replica.id] = replica
+        self.moves += 1
+        return measured
+
+    def _apply(self, action: Transition, replica: _Replica) -> Measured:
+        started_ns = time.monotonic_ns()
+        source: Rung | None = None
+        match action:
+            case Stage():
+                self._stage(replica)
+            case Load():
+                with self._working():
+                    self._check_file(replica.spec)
+                started_ns = time.monotonic_ns()  # a first trial is no part of what a load costs
+                source = self._load(replica, action.placement)
+            case Activate():
+                self._activate(replica, action.kv)
+            case Resize():
+                self._resize(replica, action.kv)
+            case Deactivate():
+                self._deactivate(replica)
+            case Unload():
+                self._unload(replica)
+            case Drop():
+                for path in shards(Path(replica.spec.location)):
+                    drop_from_host(path)
+            case _:
+                assert_never(action)
+        return Measured(
+            took_ns=time.monotonic_ns() - started_ns,
+            weights_bytes=0 if replica.held is None else replica.held.weights_bytes,
+            kv_bytes=replica.kv_bytes,
+            buffers_bytes=replica.buffers_bytes,
+            source=source,
+        )
+
+    def _stage(self, replica: _Replica) -> None:
+        with self._working():
+            for path in shards(Path(replica.spec.location)):
+                read_into_host(path)
+
+    def _load(self, replica: _Replica, placement: Placement) -> Rung:
+        if len(placement.devices) != 1 or placement.devices[0] not in self._devices:
+            raise EngineError(f"cannot place {replica.spec.name} on {placement.devices}")
+        device = self._devices[placement.devices[0]]
+        _check_layers(replica.spec, placement, device)
+        source = source_of(shards(Path(replica.spec.location)))
+        if source is Rung.DISK:
+            # Read ahead of the library, whose own page faults come one by one.
+            self._stage(replica)
+        with self._working():
+            replica.held = self._shelf.take(replica.spec, placement, device.accelerator)
+        replica.device = device
+        return source
+
+    def _unload(self, replica: _Replica) -> None:
+        held, replica.held, replica.device = replica.held, None, None
+        assert held is not None, f"replica {replica.id} has no weights"
+        with self._working():
+            self._shelf.give_back(held)
+
+    def _activate(self, replica: _Replica, shape: KvShape) -> None:
+        device, held = _standing(replica)
+        before = taken_bytes(device.accelerator)
+        with self._working():
+            context = Context(held.model, shape, device.options)
+        serving = Serving(replica.id, held.model, context)
+        with _freed_on_failure(context):
+            per_token = self._token_bytes(device, held, context)
+            device.loop.call(partial(device.loop.open, serving)).result()
+        self._read_back(replica, context, per_token, before)
+
+    def _token_bytes(self, device: Device, held: Shelved, context: Context) -> int:
+        """KV of one token.  A model's first context in this process computes a few, and what they
+        take is seen; later ones do not, for whoever waits would wait for it (a 1.1B: 110 ms).
+        """
+        known = self._seen.get((held.key, device.spec.id))
+        return _warm_up(device.loop, context) if known is None else known.token_bytes
+
+    def _resize(self, replica: _Replica, shape: KvShape) -> None:
+        device, held = _standing(replica)
+        loop = device.loop
+        before = taken_bytes(device.accelerator) - replica.kv_bytes - replica.buffers_bytes
+        loop.call(lambda: loop.get(replica.id).check_fits(shape)).result()
+        with self._working():
+            context = Context(held.model, shape, device.options)
+        with _freed_on_failure(context):
+            per_token = self._token_bytes(device, held, context)
+            left = loop.call(lambda: loop.get(replica.id).move_to(context)).result()
+        with self._working():
+            left.free()
+            trim()
+        self._read_back(replica, context, per_token, before)
+
+    def _deactivate(self, replica: _Replica) -> None:
+        device, _ = _standing(replica)
+        serving = device.loop.call(lambda: device.loop.shut(replica.id)).result()
+        with self._working():
+            serving.context.free()
+            trim()
+        replica.kv_bytes = replica.buffers_bytes = 0
+
+    def _read_back(
+        self, replica: _Replica, context: Context, per_token_bytes: int, before_bytes: int
+    ) -> None:
+        """The KV's own bytes are exact; buffers are what appeared besides, or what the library
+        reserved if it has not touched all of that yet."""
+        device, held = _standing(replica)
+        stated = replica.spec.kv_bytes_per_token
+        if 0 <= per_token_bytes - stated <= _STATE_OVERHEAD_BYTES:
+            per_token_bytes = stated
+        replica.kv_bytes = context.cells_allocated * per_token_bytes
+        appeared = taken_bytes(device.accelerator) - before_bytes - replica.kv_bytes
+        unstated = max(0, appeared - context.reserved_bytes)
+        known = self._seen.setdefault((held.key, device.spec.id), _Known(per_token_bytes, unstated))
+        replica.buffers_bytes = context.reserved_bytes + max(unstated, known.unstated_bytes)
+
+
+def _check_layers(spec: ModelSpec, placement: Placement, device: Device) -> None:
+    if placement.layers is None:
+        return
+    if device.accelerator is None:
+        raise EngineError(f"{device.spec.id} is a set of cores: it holds whole models")
+    if not 0 < placement.layers <= spec.layers:
+        raise EngineError(f"{spec.name} has {spec.layers} layers, not {placement.layers}")
+
+
+def _standing(replica: _Replica) -> tuple[Device, Shelved]:
+    device, held = replica.device, replica.held
+    assert device is not None, f"replica {replica.id} has no device"
+    assert held is not None, f"replica {replica.id} has no weights"
+    return device, held
+
+
+def _warm_up(loop: StepLoop, context: Context) -> int:
+    """One small batch of each kind, each between two steps; KV bytes per token."""
+    if context.takes_whole_prompts:
+        long = loop.call(partial(warm_up_embed, context, WARM_UP_TOKENS)).result()
+        short = loop.call(partial(warm_up_embed, context, 1)).result()
+        return (long - short) // (WARM_UP_TOKENS - 1)
+    long = loop.call(partial(warm_up_prefill, context)).result()
+    short = loop.call(partial(warm_up_decode, context)).result()
+    return (long - short) // (WARM_UP_TOKENS - 1)
+
+
+@contextmanager
+def _freed_on_failure(context: Context) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        context.free()
+        raise
+
+
+def _be_nice() -> None:
+    if hasattr(os, "setpriority"):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

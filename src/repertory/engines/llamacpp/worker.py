@@ -1,0 +1,360 @@
+"""The worker process: many models on the devices of one node.
+
+`python -m repertory.engines.llamacpp.worker --socket FD|PATH [...]`.  Threads: *io* (this file's
+event loop: frames and the heartbeat), *step* (one per device), *mover*, and one for vocabularies.
+It ends when its socket does, or its parent.
+"""
+
+import argparse
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from repertory.domain.errors import EngineError
+from repertory.domain.ladder import TRANSITIONS
+from repertory.domain.specs import Capabilities, DeviceSpec, ModelSpec, NodeSpec
+from repertory.engines.contract import Frame, GenerationSpec, WorkerStats
+from repertory.engines.llamacpp import library
+from repertory.engines.llamacpp.context import ContextOptions
+from repertory.engines.llamacpp.library import Accelerator, Model
+from repertory.engines.llamacpp.mover import Device, Mover
+from repertory.engines.llamacpp.steps import Cores, StepLoop
+from repertory.engines.llamacpp.trial import Trials
+from repertory.engines.llamacpp.vocabulary import Vocabularies
+from repertory.engines.llamacpp.weights import Shelf, process_bytes
+from repertory.engines.wire import (
+    HEADER_BYTES,
+    SIGNATURES,
+    Beat,
+    Call,
+    FromWorker,
+    Output,
+    Reply,
+    decode_call,
+    encode,
+    failure_of,
+    payload_bytes,
+)
+
+__all__ = ["ConfiguredDevice", "Worker", "main"]
+
+_log = logging.getLogger(__name__)
+_BEAT_S = 0.25
+_SWITCH_INTERVAL_S = 0.0005
+"""A template that renders holds the interpreter lock; the step thread must not wait 5 ms for it."""
+_PR_SET_PDEATHSIG = 1
+
+
+class ConfiguredDevice(msgspec.Struct, forbid_unknown_fields=True):
+    """One entry of `--devices`: a CPU core set with its budget, or a budget for an accelerator."""
+
+    id: str
+    memory_bytes: int
+    cores: list[int] | None = None
+    """Ids of CPU cores; None: all that this process may use."""
+    backend: str = "cpu"
+
+
+class Worker:
+    """Answers calls; everything slow happens on other threads."""
+
+    def __init__(self, options: argparse.Namespace, send: Callable[[FromWorker], None]) -> None:
+        library.start()
+        self._send = send
+        self._vocabularies = Vocabularies()
+        self._vocabulary_thread = ThreadPoolExecutor(1, "vocabulary")
+        self._reading: dict[str, Future[Any]] = {}
+        """By generation whose grammar is being read: the last call about it."""
+        self._trials = Trials(None if options.state_dir is None else Path(options.state_dir))
+        self._trial_beats = 0
+        self._at_work = threading.Event()
+        self._devices = self._open_devices(options)
+        shelf = Shelf(self._on_opened, self._on_leaving)
+        self._mover = Mover(self._devices, shelf, self._check_file, self._at_work)
+        self._node = NodeSpec(
+            id=options.node,
+            devices=tuple(device.spec for device in self._devices.values()),
+            host_memory_bytes=0,
+            capabilities=_capabilities(
+                options.exact, any(one.accelerator for one in self._devices.values())
+            ),
+        )
+
+    @property
+    def beat(self) -> Beat:
+        if self._trials.is_running:
+            self._trial_beats += 1  # a trial that hangs has a bound of its own, and a verdict
+        steps = sum(device.loop.steps for device in self._devices.values())
+        progress = steps + self._mover.moves + self._trial_beats
+        return Beat(time.monotonic_ns(), progress)
+
+    def start(self, call: Call) -> "Future[Any]":
+        """Begin a call, in the order of arrival; its answer comes with the future."""
+        if call.method not in SIGNATURES:
+            raise EngineError(f"a worker knows no method {call.method}")
+        arguments = msgspec.msgpack.decode(call.arguments, type=SIGNATURES[call.method].arguments)
+        match call.method:
+            case "probe":
+                return _done(self._node)
+            case "describe" | "render" | "tokenize" | "detokenize" | "grammar":
+                method = getattr(self._vocabularies, call.method)
+                return self._vocabulary_thread.submit(method, *arguments)
+            case "stats":
+                return self._vocabulary_thread.submit(self._stats)
+            case "submit":
+                return self._submit(*arguments)
+            case "cancel":
+                return self._in_turn(arguments[0], partial(self._mover.cancel, *arguments))
+            case "hold":
+                return self._in_turn(arguments[0], partial(self._mover.hold, *arguments))
+            case _:
+                return self._mover.start(*arguments)
+
+    def _submit(self, replica_id: str, spec: GenerationSpec) -> "Future[Any]":
+        """A grammar is read beside the step thread, which must not wait for it."""
+        if not spec.sampling.grammar:
+            return self._mover.submit(replica_id, spec)
+        read = self._vocabulary_thread.submit(
+            self._vocabularies.grammar_of,
+            self._mover.location_of(replica_id),
+            spec.sampling.grammar,
+            shows_specials=spec.shows_specials,
+            ignores_ends=spec.ignore_eos,
+        )
+        taken = _then(read, lambda: self._mover.submit(replica_id, spec, read.result()))
+        self._is_last_of(spec.id, taken)
+        return taken
+
+    def _in_turn(self, generation_id: str, begin: Callable[[], "Future[Any]"]) -> "Future[Any]":
+        """After the calls before it, also where a submit waits for a grammar to be read."""
+        before = self._reading.get(generation_id)
+        if before is None:
+            return begin()
+        begun = _then(before, begin)
+        self._is_last_of(generation_id, begun)
+        return begun
+
+    def _is_last_of(self, generation_id: str, call: "Future[Any]") -> None:
+        self._reading[generation_id] = call
+
+        def forget(_: "Future[Any]") -> None:
+            if self._reading.get(generation_id) is call:
+                self._reading.pop(generation_id, None)
+
+        call.add_done_callback(forget)
+
+    def _open_devices(self, options: argparse.Namespace) -> dict[str, Device]:
+        configured = msgspec.json.decode(options.devices, type=list[ConfiguredDevice])
+        usable = _usable_cores()
+        found = library.accelerators(options.rpc)
+        budgets = {one.id: one.memory_bytes for one in configured if one.backend != "cpu"}
+        opened: dict[str, Device] = {}
+        for one in configured:
+            if one.backend == "cpu":
+                ids = None if one.cores is None else frozenset(one.cores)
+                cores = Cores(len(usable) if ids is None else len(ids), ids)
+                spec = DeviceSpec(one.id, one.memory_bytes, cores.count, "cpu")
+                opened[one.id] = self._open_device(spec, cores, options.exact, None)
+        for accelerator in found:
+            memory = budgets.get(accelerator.name, accelerator.free_bytes)
+            spec = DeviceSpec(accelerator.name, memory, 0, accelerator.backend)
+            opened[spec.id] = self._open_device(spec, Cores(1), options.exact, accelerator)
+        _check_cores([device.spec for device in opened.values()], len(usable))
+        return opened
+
+    def _open_device(
+        self, spec: DeviceSpec, cores: Cores, is_exact: bool, accelerator: Accelerator | None
+    ) -> Device:
+        loop = StepLoop(cores, self._emit, self._at_work.is_set, spec.id)
+        options = ContextOptions(is_exact, cores.count, is_on_cpu=accelerator is None)
+        return Device(spec, loop, options, accelerator)
+
+    def _emit(self, frame: Frame) -> None:
+        self._send(Output(frame))
+
+    def _check_file(self, spec: ModelSpec) -> None:
+        """On the mover thread: the file is the one described, and it has not killed anybody."""
+        check = self._vocabularies.check_unchanged
+        self._vocabulary_thread.submit(check, spec.location, spec.digest).result()
+        self._trials.prove(spec)
+
+    def _on_opened(self, location: str, model: Model) -> None:
+        self._vocabulary_thread.submit(self._vocabularies.adopt, location, model)
+
+    def _on_leaving(self, location: str, model: Model) -> None:
+        """Waited for: nobody may be tokenising with it when it is freed."""
+        self._vocabulary_thread.submit(self._vocabularies.release, location, model).result()
+
+    def _stats(self) -> WorkerStats:
+        taken = process_bytes()
+        held = self._mover.replica_bytes
+        seconds: dict[str, float] = {}
+        for device in self._devices.values():
+            seconds |= device.loop.step_seconds()
+        return WorkerStats(
+            pss_bytes=taken["Pss"],
+            anonymous_bytes=taken["Anonymous"],
+            mapped_file_bytes=taken["Pss_File"],
+            overhead_bytes=max(0, taken["Pss"] - held),
+            compute_threads=sum(device.loop.threads for device in self._devices.values()),
+            steps=sum(device.loop.steps for device in self._devices.values()),
+            step_seconds=seconds,
+        )
+
+
+def _capabilities(is_exact: bool, has_accelerator: bool) -> Capabilities:
+    return Capabilities(
+        edges=frozenset((rung, edge) for rung, edge in TRANSITIONS),
+        partial_layers=has_accelerator,
+        kv_resizable=True,
+        max_devices_per_replica=1,
+        step_sharing=True,
+        host_is_page_cache=True,
+        asleep_residue_bytes=0,
+        exact_resume=is_exact,
+    )
+
+
+def _usable_cores() -> frozenset[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
+def _check_cores(devices: list[DeviceSpec], usable: int) -> None:
+    """Threads beyond the cores cost an order of magnitude (facts.md)."""
+    total = sum(device.cores for device in devices)
+    if total > usable:
+        raise SystemExit(f"the devices want {total} cores, this process may use {usable}")
+
+
+def _done(value: Any) -> "Future[Any]":
+    future: Future[Any] = Future()
+    future.set_result(value)
+    return future
+
+
+def _then(first: "Future[Any]", begin: Callable[[], "Future[Any]"]) -> "Future[Any]":
+    """What `begin` comes to once `first` is over, however that ended."""
+    whole: Future[Any] = Future()
+
+    def hand_over(done: "Future[Any]") -> None:
+        error = done.exception()
+        if error is None:
+            whole.set_result(done.result())
+        else:
+            whole.set_exception(error)
+
+    def go_on(_: "Future[Any]") -> None:
+        try:
+            begin().add_done_callback(hand_over)
+        except Exception as error:  # noqa: BLE001 - handed to whoever asked
+            whole.set_exception(error)
+
+    first.add_done_callback(go_on)
+    return whole
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    reader, writer = await _connect(options.socket)
+    loop = asyncio.get_running_loop()
+
+    def send(message: FromWorker) -> None:
+        """From any thread."""
+        loop.call_soon_threadsafe(writer.write, encode(message))
+
+    worker = Worker(options, send)
+    async with asyncio.TaskGroup() as group:
+        beating = group.create_task(_beat(worker, send))
+        try:
+            while True:
+                header = await reader.readexactly(HEADER_BYTES)
+                call = decode_call(await reader.readexactly(payload_bytes(header)))
+                _answer(worker, call, send)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            _log.info("the socket closed; the worker ends")
+        beating.cancel()
+
+
+def _answer(worker: Worker, call: Call, send: Callable[[FromWorker], None]) -> None:
+    def tell(future: "Future[Any]") -> None:
+        error = future.exception()
+        if error is None:
+            send(Reply(call.id, msgspec.Raw(msgspec.msgpack.encode(future.result()))))
+        elif isinstance(error, Exception):
+            _log.info("call %d (%s) failed: %s", call.id, call.method, type(error).__name__)
+            send(failure_of(call.id, error))
+
+    try:
+        future = worker.start(call)
+    except (EngineError, msgspec.MsgspecError) as error:
+        send(failure_of(call.id, error))
+        return
+    future.add_done_callback(tell)
+
+
+async def _beat(worker: Worker, send: Callable[[FromWorker], None]) -> None:
+    while True:
+        send(worker.beat)
+        await asyncio.sleep(_BEAT_S)
+
+
+async def _connect(where: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if where.isdigit():
+        return await asyncio.open_unix_connection(sock=socket.socket(fileno=int(where)))
+    return await asyncio.open_unix_connection(where)
+
+
+def _die_with_parent() -> None:
+    """A worker without its server must not keep the memory."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "prctl"):
+        parent = os.getppid()
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(0)
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="repertory.engines.llamacpp.worker")
+    parser.add_argument("--socket", required=True, help="a connected descriptor, or a path")
+    parser.add_argument("--devices", default="[]", help="JSON: [{id, memory_bytes, cores}]")
+    parser.add_argument("--node", default="local")
+    parser.add_argument("--exact", action="store_true", help="logits independent of the load")
+    parser.add_argument("--state-dir", help="where the proven files are written down")
+    parser.add_argument("--rpc", action="append", default=[], help="HOST:PORT of an RPC server")
+    parser.add_argument("--log-file", help="default: standard error")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run until the socket closes."""
+    _die_with_parent()
+    options = _options(arguments)
+    logging.basicConfig(
+        filename=options.log_file,
+        level=logging.INFO,
+        format="%(asctime)s %(threadName)s %(name)s: %(message)s",
+    )
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    asyncio.run(_serve(options))
+    # The step threads may be deep in a computation that nobody waits for any more.
+    logging.shutdown()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

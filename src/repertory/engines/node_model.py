@@ -1,0 +1,313 @@
+"""A pure model of one worker: what a step and a transition take, under any clock.
+
+The fake engine (asyncio) and the simulator (a heap) advance the same object, so that both see the
+same durations and the same order.  Between two inputs it moves whole runs of equal decode steps
+in closed form.  Inputs take effect between steps, as in a real worker.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from repertory.domain.actions import (
+    Activate,
+    Deactivate,
+    Drop,
+    Load,
+    Resize,
+    Stage,
+    Transition,
+    Unload,
+)
+from repertory.domain.ladder import Rung
+from repertory.domain.specs import KvShape, ModelSpec, NodeSpec, Placement, WeightsForm
+from repertory.engines.step_loop import PREFILL_CHUNK, Job, Lane, Output, Running, StepLoop
+from repertory.perf.bytes import kv_bytes, weights_footprint
+from repertory.perf.profiles import Profile
+from repertory.policy.share import entry_ns
+
+__all__ = ["PREFILL_CHUNK", "Failure", "Job", "NodeModel", "Output", "TransitionEnd"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a transition of the model fails."""
+
+    message: str
+    is_out_of_memory: bool = False
+    is_permanent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TransitionEnd:
+    """A transition is over; sizes are totals over its placement, zero where it holds nothing."""
+
+    at_ns: int
+    transition: Transition
+    took_ns: int
+    failure: Failure | None
+    weights_bytes: int
+    kv_bytes: int
+    buffers_bytes: int
+    source: Rung | None
+
+
+@dataclass(slots=True)
+class _Copy:
+    """What the worker knows of a replica."""
+
+    spec: ModelSpec
+    placement: Placement
+    rung: Rung
+    kv: KvShape | None = None
+
+
+class NodeModel:
+    """One worker.  `advance(to_ns)` first, then inputs at that time."""
+
+    def __init__(
+        self,
+        node: NodeSpec,
+        profile: Callable[[ModelSpec], Profile],
+        fail: Callable[[Transition], Failure | None] = lambda _: None,
+    ) -> None:
+        self.node = node
+        self._profile = profile
+        self._fail = fail
+        self._copies: dict[str, _Copy] = {}
+        self.specs: dict[str, ModelSpec] = {}
+        """By replica, from its latest transition."""
+        self._loops: dict[str, StepLoop] = {}
+        self._where: dict[str, str] = {}
+        """Generation -> replica."""
+        self._moving: deque[TransitionEnd] = deque()
+        self._free_ns: dict[str, int] = {}
+        """When each mover is free: one per worker, or one per replica of separate engines."""
+
+    @property
+    def next_at_ns(self) -> int | None:
+        """When something happens next, if no input comes before."""
+        times = [loop.next_at_ns for loop in self._loops.values()]
+        known = [at_ns for at_ns in times if at_ns is not None]
+        known += [end.at_ns for end in self._moving]
+        return min(known, default=None)
+
+    def advance(self, to_ns: int) -> list[Output | TransitionEnd]:
+        """All that happens by `to_ns`, in order of time."""
+        happened: list[Output | TransitionEnd] = []
+        while (at_ns := self.next_at_ns) is not None and at_ns <= to_ns:
+            outputs: list[Output] = []
+            for loop in self._loops.values():
+                loop.advance(at_ns, outputs)
+            for output in outputs:
+                if output.is_last:
+                    self._where.pop(output.generation_id, None)
+            happened += outputs
+            happened += self._land(at_ns)
+        return happened
+
+    def catch_up(self, at_ns: int) -> None:
+        """After `advance`: what generations have got by now, though none of them has come to an
+        end or to its first token.  Changes nothing that comes later.
+        """
+        for loop in self._loops.values():
+            loop.catch_up(at_ns)
+
+    def transit(self, at_ns: int, transition: Transition, spec: ModelSpec) -> None:
+        """Start a transition; its end comes out of `advance`."""
+        self.specs[transition.replica_id] = spec
+        rung = self.rung_of(transition.replica_id)
+        took_ns = self._took_ns(transition, spec, rung)
+        mover = "" if self.node.capabilities.step_sharing else transition.replica_id
+        end_ns = max(at_ns, self._free_ns.get(mover, 0)) + took_ns
+        self._free_ns[mover] = end_ns
+        self._moving.append(self._end(transition, spec, end_ns, took_ns))
+
+    def submit(self, at_ns: int, replica_id: str, job: Job) -> None:
+        """Start a generation on a serving replica."""
+        loop = self._loop_of(replica_id)
+        lane = loop.lanes[replica_id]
+        assert lane.size < lane.kv.sequences, f"{replica_id} has no free sequence"
+        assert job.prompt_tokens + job.output_tokens <= lane.kv.cells
+        _enter(loop, lane)
+        lane.prefilling.append(Running(job, job.prompt_tokens, job.output_tokens))
+        self._where[job.id] = replica_id
+        loop.interrupt(at_ns)
+
+    def cancel(self, at_ns: int, generation_id: str) -> None:
+        """Stop a generation; unknown or ended ones are no error."""
+        replica_id = self._where.pop(generation_id, None)
+        if replica_id is None:
+            return
+        loop = self._loop_of(replica_id)
+        loop.lanes[replica_id].take_out(generation_id)
+        loop.interrupt(at_ns)
+
+    def hold(self, at_ns: int, generation_id: str, is_held: bool) -> None:
+        """Keep a generation out of the steps, or let it go on; unknown ones are no error."""
+        replica_id = self._where.get(generation_id)
+        if replica_id is None:
+            return
+        loop = self._loop_of(replica_id)
+        lane = loop.lanes[replica_id]
+        if is_held == (generation_id in lane.held):
+            return
+        loop.catch_up(at_ns)
+        running = lane.take_out(generation_id)
+        assert running is not None, f"{generation_id} is not on {replica_id}"
+        if is_held:
+            lane.held[generation_id] = running
+        else:
+            _enter(loop, lane)
+            lane.put(running)
+        loop.interrupt(at_ns)
+
+    def is_busy(self, replica_id: str) -> bool:
+        """It has generations under way."""
+        return replica_id in self._where.values()
+
+    def has_slot(self, replica_id: str, job: Job) -> bool:
+        """A serving replica has a free sequence that holds the job."""
+        lane = self._loop_of(replica_id).lanes[replica_id]
+        cells = job.prompt_tokens + job.output_tokens
+        return lane.size < lane.kv.sequences and cells <= lane.kv.cells
+
+    def fits(self, replica_id: str, kv: KvShape) -> bool:
+        """All that runs on a serving replica would fit into that shape."""
+        lane = self._loop_of(replica_id).lanes[replica_id]
+        jobs = [one.job for one in lane.all]
+        longest = max((job.prompt_tokens + job.output_tokens for job in jobs), default=0)
+        return lane.size <= kv.sequences and longest <= kv.cells
+
+    def step_seconds(self) -> dict[str, float]:
+        """Device time per serving replica so far."""
+        lanes = [lane for loop in self._loops.values() for lane in loop.lanes.values()]
+        return {lane.replica_id: lane.total_ns / 1e9 for lane in lanes}
+
+    def produced(self, generation_id: str) -> int:
+        """Tokens of a running generation so far."""
+        lane = self._loop_of(self._where[generation_id]).lanes[self._where[generation_id]]
+        running = lane.decoding.get(generation_id) or lane.held.get(generation_id)
+        return running.job.output_tokens - running.output_left if running is not None else 0
+
+    def device_bytes(self, device_id: str) -> int:
+        """What this worker holds on a device now, by its own account."""
+        held = 0
+        for copy in self._copies.values():
+            if device_id not in copy.placement.devices:
+                continue
+            foot = weights_footprint(copy.spec, copy.placement.form, copy.placement.layers)
+            if copy.rung in (Rung.DEVICE, Rung.SERVING):
+                held += foot.weights_bytes
+            elif copy.rung is Rung.HOST:
+                held += self.node.capabilities.asleep_residue_bytes
+            if copy.kv is not None:
+                held += kv_bytes(copy.spec, copy.kv) + foot.buffers_bytes
+        return held
+
+    def rung_of(self, replica_id: str) -> Rung:
+        copy = self._copies.get(replica_id)
+        return copy.rung if copy is not None else Rung.DISK
+
+    def _land(self, at_ns: int) -> list[TransitionEnd]:
+        due = sorted(
+            (end for end in self._moving if end.at_ns <= at_ns),
+            key=lambda end: (end.at_ns, end.transition.action_id),
+        )
+        for end in due:
+            self._moving.remove(end)
+            if end.failure is None:
+                self._apply(end)
+        return due
+
+    def _apply(self, end: TransitionEnd) -> None:
+        transition = end.transition
+        replica_id = transition.replica_id
+        match transition:
+            case Stage():
+                return
+            case Load(placement=placement):
+                spec = self.specs[replica_id]
+                self._copies[replica_id] = _Copy(spec, placement, Rung.DEVICE)
+            case Activate(kv=kv):
+                copy = self._copies[replica_id]
+                copy.rung, copy.kv = Rung.SERVING, kv
+                lane = Lane(
+                    replica_id,
+                    self._profile(copy.spec),
+                    copy.placement.form,
+                    (copy.placement.layers or copy.spec.layers) / copy.spec.layers,
+                    kv,
+                    deque(),
+                    {},
+                )
+                self._loop_of(replica_id).lanes[replica_id] = lane
+            case Resize(kv=kv):
+                self._copies[replica_id].kv = kv
+                self._loop_of(replica_id).lanes[replica_id].kv = kv
+            case Deactivate():
+                self._copies[replica_id].rung = Rung.DEVICE
+                self._copies[replica_id].kv = None
+                lane = self._loop_of(replica_id).lanes.pop(replica_id)
+                assert not lane.size, f"busy {replica_id} was deactivated"
+            case Unload():
+                self._copies[replica_id].rung = Rung.HOST
+            case Drop():
+                del self._copies[replica_id]
+
+    def _took_ns(self, transition: Transition, spec: ModelSpec, rung: Rung) -> int:
+        profile = self._profile(spec)
+        match transition:
+            case Stage():
+                seconds = profile.stage.seconds(spec.weights_bytes)
+            case Load(placement=placement):
+                source = rung if rung is Rung.HOST else Rung.DISK
+                seconds = profile.load[placement.form, source].seconds(spec.weights_bytes)
+            case Activate(kv=kv):
+                seconds = profile.activate.seconds(kv.tokens * spec.kv_bytes_per_token)
+            case Resize(kv=kv):
+                size = kv.tokens * spec.kv_bytes_per_token
+                seconds = profile.activate.seconds(size) + profile.move_kv.seconds(size)
+            case Deactivate():
+                seconds = profile.deactivate_s
+            case Unload():
+                seconds = profile.unload_s
+            case Drop():
+                seconds = profile.drop_s
+        return max(1, round(seconds * 1e9))
+
+    def _end(
+        self, transition: Transition, spec: ModelSpec, end_ns: int, took_ns: int
+    ) -> TransitionEnd:
+        width = spec.devices_per_replica
+        weights = kv_total = buffers = 0
+        source = None
+        if isinstance(transition, Load):
+            where = transition.placement
+            weights = weights_footprint(spec, where.form, where.layers).weights_bytes * width
+            source = self.rung_of(transition.replica_id)
+        elif isinstance(transition, (Activate, Resize)):
+            kv_total = kv_bytes(spec, transition.kv) * width
+            buffers = weights_footprint(spec, WeightsForm.PLAIN).buffers_bytes * width
+        return TransitionEnd(
+            end_ns,
+            transition,
+            took_ns,
+            self._fail(transition),
+            weights,
+            kv_total,
+            buffers,
+            source,
+        )
+
+    def _loop_of(self, replica_id: str) -> StepLoop:
+        key = replica_id
+        if self.node.capabilities.step_sharing:
+            key = self._copies[replica_id].placement.devices[0]
+        return self._loops.setdefault(key, StepLoop())
+
+
+def _enter(loop: StepLoop, lane: Lane) -> None:
+    """A lane that becomes busy has no credit for its idling."""
+    if not lane.has_work:
+        lane.used_ns = entry_ns([one.used_ns for one in loop.lanes.values() if one.has_work])

@@ -1,0 +1,239 @@
+"""A pure model of a worker's step loop: which replica steps next, and what its steps compute.
+
+Between two inputs whole runs of equal decode steps are moved in closed form.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from repertory.domain.specs import KvShape, WeightsForm
+from repertory.perf.profiles import Profile
+from repertory.policy.share import Contender, StepKind, next_run, next_step
+
+__all__ = ["PREFILL_CHUNK", "Job", "Lane", "Output", "Running", "StepLoop"]
+
+PREFILL_CHUNK = 256
+"""Prompt tokens per prefill step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A generation to compute: sizes only."""
+
+    id: str
+    prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A generation has its first token, or has ended."""
+
+    at_ns: int
+    generation_id: str
+    is_first: bool
+    is_last: bool
+    output_tokens: int
+    prefill_ns: int
+    decode_ns: int
+
+
+@dataclass(slots=True)
+class Running:
+    job: Job
+    prefill_left: int
+    output_left: int
+    prefill_ns: int = 0
+    decode_ns: int = 0
+
+
+@dataclass(slots=True)
+class Lane:
+    """A serving replica inside a step loop."""
+
+    replica_id: str
+    profile: Profile
+    form: WeightsForm
+    share: float
+    """Of the layers on the device."""
+    kv: KvShape
+    prefilling: deque[Running]
+    decoding: dict[str, Running]
+    held: dict[str, Running] = field(default_factory=dict)
+    """They keep their slots, and take part in no step."""
+    used_ns: int = 0
+    """Counted as `policy.share` wants it."""
+    total_ns: int = 0
+    """Since it was activated."""
+    last: StepKind | None = None
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.prefilling or self.decoding)
+
+    @property
+    def size(self) -> int:
+        return len(self.prefilling) + len(self.decoding) + len(self.held)
+
+    @property
+    def all(self) -> list[Running]:
+        return [*self.prefilling, *self.decoding.values(), *self.held.values()]
+
+    def put(self, running: Running) -> None:
+        """Later steps compute it."""
+        if running.prefill_left:
+            self.prefilling.append(running)
+        else:
+            self.decoding[running.job.id] = running
+
+    def take_out(self, generation_id: str) -> Running | None:
+        """No later step computes it; None if it is not here."""
+        found = next((one for one in self.all if one.job.id == generation_id), None)
+        if found is not None:
+            self.decoding.pop(generation_id, None)
+            self.held.pop(generation_id, None)
+            self.prefilling = deque(one for one in self.prefilling if one is not found)
+        return found
+
+    def step_ns(self, kind: StepKind) -> int:
+        if kind is StepKind.PREFILL:
+            chunk = min(PREFILL_CHUNK, self.prefilling[0].prefill_left)
+            seconds = self.profile.prefill[self.form].seconds(chunk)
+        else:
+            seconds = self.profile.decode[self.form].seconds(len(self.decoding))
+        seconds *= self.share + (1.0 - self.share) * self.profile.host_pace
+        return max(1, round(seconds * 1e9))
+
+
+@dataclass(slots=True)
+class _Segment:
+    """Equal steps of one lane: `steps` of `step_ns` each, from `start_ns`."""
+
+    lane: Lane
+    kind: StepKind
+    start_ns: int
+    step_ns: int
+    steps: int
+    prefilled: Running | None = None
+    """Whose chunk it is; it may be cancelled under the step."""
+
+
+class StepLoop:
+    """One step loop: the lanes of one device, or of one replica where engines cannot share."""
+
+    def __init__(self) -> None:
+        self.lanes: dict[str, Lane] = {}
+        self._segment: _Segment | None = None
+        self._run: tuple[str, int | None] | None = None
+        """Lane of the current run, and how many steps are left of it (None: no limit)."""
+
+    @property
+    def next_at_ns(self) -> int | None:
+        """When a segment ends, if no input comes before."""
+        one = self._segment
+        return one.start_ns + one.steps * one.step_ns if one is not None else None
+
+    def advance(self, to_ns: int, outputs: list[Output]) -> None:
+        """Complete every step that ends by `to_ns`."""
+        while (one := self._segment) is not None:
+            whole = min(one.steps, (to_ns - one.start_ns) // one.step_ns)
+            if whole <= 0:
+                return
+            end_ns = one.start_ns + whole * one.step_ns
+            self._complete(one, whole, end_ns, outputs)
+            if whole < one.steps:
+                one.start_ns, one.steps = end_ns, one.steps - whole
+                return
+            self._plan(end_ns)
+
+    def catch_up(self, at_ns: int) -> None:
+        """Complete the steps inside of a run, too, once whole runs are complete."""
+        outputs: list[Output] = []
+        self.advance(at_ns, outputs)
+        assert not outputs, "advance the model first"
+
+    def interrupt(self, at_ns: int) -> None:
+        """An input came: the step under way ends, then the loop looks again."""
+        self.catch_up(at_ns)
+        one = self._segment
+        if one is None or at_ns == one.start_ns:
+            self._plan(at_ns)
+        else:
+            one.steps = 1
+            self._run = None
+
+    def _complete(self, one: _Segment, steps: int, end_ns: int, outputs: list[Output]) -> None:
+        lane, spent_ns = one.lane, steps * one.step_ns
+        lane.used_ns += spent_ns
+        lane.total_ns += spent_ns
+        lane.last = one.kind
+        if self._run is not None and self._run[1] is not None:
+            self._run = (self._run[0], self._run[1] - steps)
+        if one.kind is StepKind.PREFILL:
+            if lane.prefilling and lane.prefilling[0] is one.prefilled:
+                self._complete_prefill(lane, spent_ns, end_ns, outputs)
+            return
+        for running in list(lane.decoding.values()):
+            running.decode_ns += spent_ns
+            running.output_left -= steps
+            if running.output_left == 0:
+                del lane.decoding[running.job.id]
+                outputs.append(_output(end_ns, running, is_first=False))
+
+    def _complete_prefill(
+        self, lane: Lane, spent_ns: int, end_ns: int, outputs: list[Output]
+    ) -> None:
+        running = lane.prefilling[0]
+        running.prefill_ns += spent_ns
+        running.prefill_left -= min(PREFILL_CHUNK, running.prefill_left)
+        if running.prefill_left:
+            return
+        lane.prefilling.popleft()
+        running.output_left -= 1
+        outputs.append(_output(end_ns, running, is_first=True))
+        if running.output_left:
+            lane.decoding[running.job.id] = running
+
+    def _plan(self, at_ns: int) -> None:
+        lane = self._choose_lane()
+        if lane is None:
+            self._segment = None
+            return
+        kind = next_step(bool(lane.prefilling), bool(lane.decoding), lane.last)
+        assert kind is not None
+        steps = 1
+        if kind is StepKind.DECODE and not lane.prefilling:
+            steps = min(one.output_left for one in lane.decoding.values())
+        assert self._run is not None
+        if self._run[1] is not None:
+            steps = min(steps, self._run[1])
+        prefilled = lane.prefilling[0] if kind is StepKind.PREFILL else None
+        self._segment = _Segment(lane, kind, at_ns, lane.step_ns(kind), steps, prefilled)
+
+    def _choose_lane(self) -> Lane | None:
+        busy = [lane for lane in self.lanes.values() if lane.has_work]
+        if self._run is not None:
+            name, left = self._run
+            lane = self.lanes.get(name)
+            is_alone = len(busy) == 1
+            if lane is not None and lane.has_work and (left or (left is None and is_alone)):
+                return lane
+        run = next_run([Contender(one.replica_id, one.used_ns, _expected_ns(one)) for one in busy])
+        self._run = (run.name, run.steps) if run is not None else None
+        return self.lanes[run.name] if run is not None else None
+
+
+def _expected_ns(lane: Lane) -> int:
+    return lane.step_ns(StepKind.DECODE if lane.decoding else StepKind.PREFILL)
+
+
+def _output(at_ns: int, running: Running, *, is_first: bool) -> Output:
+    return Output(
+        at_ns,
+        running.job.id,
+        is_first,
+        running.output_left == 0,
+        running.job.output_tokens - running.output_left,
+        running.prefill_ns,
+        running.decode_ns,
+    )

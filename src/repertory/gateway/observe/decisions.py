@@ -1,0 +1,292 @@
+"""What the decisions tell the metrics: waits, moves by reason, victims' age, predictions kept."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from repertory.domain.actions import (
+    Activate,
+    Deactivate,
+    Dispatch,
+    Drop,
+    Load,
+    Resize,
+    Settle,
+    Stage,
+    Transition,
+    Unload,
+    edge_of,
+)
+from repertory.domain.decisions import Decision, Verdict
+from repertory.domain.events import (
+    Arrived,
+    Event,
+    FirstToken,
+    Measured,
+    ModelAdded,
+    ModelRemoved,
+    OperatorAsked,
+    Timer,
+    TransitionDone,
+    TransitionFailed,
+    Wish,
+    WorkerLost,
+    WorkerUp,
+)
+from repertory.gateway.observe import catalogue
+from repertory.gateway.observe.series import Counters, Histograms
+
+__all__ = ["DecisionMetrics", "Story"]
+
+
+@dataclass(slots=True)
+class Story:
+    """When one request came to what, on the brain's clock.  None: not yet."""
+
+    model: str
+    arrived_ns: int
+    dispatched_ns: int | None = None
+    first_token_ns: int | None = None
+
+    @property
+    def queue_s(self) -> float | None:
+        """From its admission until it ran."""
+        if self.dispatched_ns is None:
+            return None
+        return (self.dispatched_ns - self.arrived_ns) / 1e9
+
+    @property
+    def prefill_s(self) -> float | None:
+        """From then to its first token."""
+        if self.dispatched_ns is None or self.first_token_ns is None:
+            return None
+        return (self.first_token_ns - self.dispatched_ns) / 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """A transition under way, and what its verdict predicted."""
+
+    transition: Transition
+    predicted_s: float | None
+    predicted_bytes: int | None
+    began_unix_s: float
+
+
+_WHYS = (
+    ("makes room for ", "room"),
+    ("reopens with ", "slots"),
+    ("its weights stand where ", "placement"),
+    ("prewarm: ", "prewarm"),
+    ("asked for by the operator", "operator"),
+    ("0 wait", "operator"),
+)
+"""How the brain's own words begin.  (Nobody waits and it comes up all the same: it is wished.)"""
+_SAME = "goes on down"
+_NOT_WANTED = "is no longer wanted"
+
+
+@dataclass(slots=True)
+class _Reasons:
+    """Why a replica moves: from the verdict's words and from the events before it."""
+
+    of_replica: dict[str, str] = field(default_factory=dict)
+    """Why it left: one way down has one reason, however many edges it takes."""
+    to_retire: dict[str, str] = field(default_factory=dict)
+    """By model: what will end its replicas as soon as they are idle."""
+
+    def hear(self, event: Event) -> None:
+        match event:
+            case OperatorAsked(model=model, wish=Wish.UNLOAD):
+                self.to_retire[model] = "operator"
+            case OperatorAsked(model=model, wish=Wish.LOAD | Wish.PIN):
+                self.to_retire.pop(model, None)
+            case ModelRemoved(model=model):
+                self.to_retire[model] = "removed"
+            case ModelAdded(spec=spec):
+                self.to_retire[spec.name] = "replaced"
+            case _:
+                pass
+
+    def name(self, action: Transition, verdict: Verdict | None, event: Event) -> str:
+        reason = self._name(action, verdict.why if verdict is not None else "", event)
+        if _is_down(action):
+            self.of_replica[action.replica_id] = reason
+        else:
+            self.of_replica.pop(action.replica_id, None)
+        return reason
+
+    def keep_models(self, names: frozenset[str]) -> None:
+        for model in self.to_retire.keys() - names:
+            del self.to_retire[model]
+        for replica in [one for one in self.of_replica if one.rpartition("/")[0] not in names]:
+            del self.of_replica[replica]
+
+    def _name(self, action: Transition, why: str, event: Event) -> str:
+        """1. A move goes on.  2. The words say it.  3. Nobody wants it any more: of a timer, or
+        of what was heard before; else its memory was over a budget.  4. Somebody waits.
+        """
+        if why == _SAME:
+            return self.of_replica.get(action.replica_id, "room")
+        for words, reason in _WHYS:
+            if why.startswith(words):
+                return reason
+        if why == _NOT_WANTED:
+            if isinstance(event, Timer) and event.name == f"ttl:{action.replica_id}":
+                return "ttl"
+            return self.to_retire.get(action.model, "budget")
+        return "budget" if _is_down(action) else "demand"
+
+
+class DecisionMetrics:
+    """Counts what the brain decided, and how well it predicted."""
+
+    def __init__(self, unix_s: Callable[[], float]) -> None:
+        self._unix_s = unix_s
+        self.transitions = Counters(catalogue.TRANSITIONS)
+        self.failures = Counters(catalogue.TRANSITION_FAILURES)
+        self.seconds = Histograms(catalogue.TRANSITION_S)
+        self.predicted_s = Counters(catalogue.PREDICTED_S)
+        self.measured_s = Counters(catalogue.MEASURED_S)
+        self.time_ratio = Histograms(catalogue.TIME_RATIO)
+        self.memory_ratio = Histograms(catalogue.MEMORY_RATIO)
+        self.eviction_idle_s = Histograms(catalogue.EVICTION_IDLE_S)
+        self.worker_losses = Counters(catalogue.WORKER_LOSSES)
+        self.worker_restarts = Counters(catalogue.WORKER_RESTARTS)
+        self.last_use_unix_s: dict[str, float] = {}
+        self._last_use_ns: dict[str, int] = {}
+        self._stories: dict[str, Story] = {}
+        self._moves: dict[int, _Move] = {}
+        self._reasons = _Reasons()
+
+    def story(self, request_id: str) -> Story | None:
+        """Of a request that has no outcome yet.  Whoever holds it sees it go on."""
+        return self._stories.get(request_id)
+
+    def under_way(self) -> dict[tuple[str, ...], float]:
+        """When the oldest move of a model and an edge began, in Unix seconds."""
+        oldest: dict[tuple[str, ...], float] = {}
+        for move in self._moves.values():
+            labels = (move.transition.model, edge_of(move.transition).value)
+            oldest.setdefault(labels, move.began_unix_s)
+        return oldest
+
+    def keep_models(self, names: frozenset[str]) -> None:
+        """What is known of other models is forgotten."""
+        for model in self.last_use_unix_s.keys() - names:
+            del self.last_use_unix_s[model]
+        for model in self._last_use_ns.keys() - names:
+            del self._last_use_ns[model]
+        self._reasons.keep_models(names)
+
+    def take(self, decision: Decision) -> None:
+        """A listener of `Service.subscribe`."""
+        event = decision.event
+        self._take_event(event)
+        for action in decision.actions:
+            match action:
+                case Dispatch(request_id=request_id):
+                    story = self._stories.get(request_id)
+                    if story is not None:
+                        story.dispatched_ns = event.at_ns
+                        self._used(story.model, event.at_ns)
+                case Settle(outcome=outcome):
+                    self._settled(outcome.request_id, event.at_ns)
+                case Stage() | Load() | Activate() | Resize() | Deactivate() | Unload() | Drop():
+                    self._begun(action, _verdict_of(decision, action.action_id), event)
+                case _:
+                    pass
+
+    def _take_event(self, event: Event) -> None:
+        self._reasons.hear(event)
+        match event:
+            case Arrived(at_ns=at_ns, request=request):
+                self._stories[request.id] = Story(request.model, at_ns)
+            case FirstToken(at_ns=at_ns, request_id=request_id):
+                story = self._stories.get(request_id)
+                if story is not None:
+                    story.first_token_ns = at_ns
+            case TransitionDone():
+                self._done(event)
+            case TransitionFailed(action_id=action_id):
+                move = self._moves.pop(action_id, None)
+                if move is not None:
+                    edge = edge_of(move.transition).value
+                    self.failures.of(move.transition.model, edge).add()
+            case WorkerLost(node_id=node_id):
+                self._lost(node_id)
+            case WorkerUp(node=node):
+                if any(labels == (node.id,) for labels, _ in self.worker_losses.items()):
+                    self.worker_restarts.of(node.id).add()
+            case _:
+                pass
+
+    def _settled(self, request_id: str, at_ns: int) -> None:
+        story = self._stories.pop(request_id, None)
+        if story is not None and story.dispatched_ns is not None:
+            self._used(story.model, at_ns)
+
+    def _used(self, model: str, at_ns: int) -> None:
+        self._last_use_ns[model] = at_ns
+        self.last_use_unix_s[model] = self._unix_s()
+
+    def _begun(self, action: Transition, verdict: Verdict | None, event: Event) -> None:
+        reason = self._reasons.name(action, verdict, event)
+        self.transitions.of(action.model, edge_of(action).value, reason).add()
+        predicted_s = verdict.predicted_s if verdict is not None else None
+        predicted_bytes = verdict.predicted_bytes if verdict is not None else None
+        self._moves[action.action_id] = _Move(action, predicted_s, predicted_bytes, self._unix_s())
+        if isinstance(action, Unload | Drop):
+            self._evicted(action.model, reason, event.at_ns)
+
+    def _evicted(self, model: str, reason: str, at_ns: int) -> None:
+        """Once per way down: what sleeps first and is dropped later was not used meanwhile."""
+        used_ns = self._last_use_ns.pop(model, None)
+        if used_ns is not None:
+            self.eviction_idle_s.of(reason).observe((at_ns - used_ns) / 1e9)
+
+    def _done(self, event: TransitionDone) -> None:
+        move = self._moves.pop(event.action_id, None)
+        if move is None:
+            return
+        transition, took_s = move.transition, event.measured.took_ns / 1e9
+        edge = edge_of(transition).value
+        self.seconds.of(edge).observe(took_s)
+        if isinstance(transition, Load | Activate):
+            self._used(transition.model, event.at_ns)
+        if move.predicted_s:
+            self.predicted_s.of(edge).add(move.predicted_s)
+            self.measured_s.of(edge).add(took_s)
+            self.time_ratio.of(edge).observe(took_s / move.predicted_s)
+        measured_bytes = _read_back(transition, event.measured)
+        if move.predicted_bytes and measured_bytes is not None:
+            self.memory_ratio.of(edge).observe(measured_bytes / move.predicted_bytes)
+
+    def _lost(self, node_id: str) -> None:
+        """Nothing more is heard of its moves."""
+        self.worker_losses.of(node_id).add()
+        lost = [id_ for id_, one in self._moves.items() if one.transition.node_id == node_id]
+        for action_id in lost:
+            del self._moves[action_id]
+
+
+def _is_down(action: Transition) -> bool:
+    return isinstance(action, Deactivate | Unload | Drop)
+
+
+def _verdict_of(decision: Decision, action_id: int) -> Verdict | None:
+    return next((one for one in decision.verdicts if action_id in one.action_ids), None)
+
+
+def _read_back(transition: Transition, measured: Measured) -> int | None:
+    """The bytes that a move's prediction is about; None for moves down, and where not read."""
+    match transition:
+        case Load():
+            return measured.weights_bytes
+        case Activate():
+            if measured.kv_bytes is None or measured.buffers_bytes is None:
+                return None
+            return measured.kv_bytes + measured.buffers_bytes
+        case Resize():
+            return measured.kv_bytes
+        case Stage() | Deactivate() | Unload() | Drop():
+            return None

@@ -1,0 +1,1 @@
+"""How answers look on OpenAI's wire, whole and in pieces."""

@@ -1,0 +1,1 @@
+"""Driver 2: the brain under asyncio and the wall clock."""

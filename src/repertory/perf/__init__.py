@@ -1,0 +1,1 @@
+""" "How long, how many bytes?": pure functions over measured and estimated costs."""

@@ -1,0 +1,1 @@
+"""Decisions: pure functions of a read-only view of the state, each with its reason."""

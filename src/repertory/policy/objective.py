@@ -1,0 +1,85 @@
+"""What every decision minimises, in one place (design.md §6).
+
+    harm = Σ over affected requests  w_r · added seconds until its first token
+         + Σ over replicas given up  P(use soon) · seconds to bring it back
+
+`w_r` is the request's own weight, grown by waiting (aging): after `max_wait_s` it counts double,
+and from then on its model is next on some feasible device whatever else (`in_order`).
+Stalls of running streams and missed deadlines join the sum with preemption and deadlines.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+
+__all__ = ["Starving", "aged_weight", "in_order", "probability_of_use"]
+
+
+def aged_weight(weight: float, weighted_wait_s: float, max_wait_s: float) -> float:
+    """Σ w_r of waiting requests, from Σ of their own weights and Σ weight x seconds waited."""
+    return weight + weighted_wait_s / max_wait_s
+
+
+def probability_of_use(arrivals_per_s: float, reload_s: float, floor_s: float) -> float:
+    """P(at least one request soon), Poisson.  Soon: ten reloads ahead, but at least `floor_s`.
+
+    worker.md, Dispatch: p = 1 - exp(-rate · max(60 s, 10 · reload)).
+    """
+    return -math.expm1(-arrivals_per_s * max(floor_s, 10.0 * reload_s))
+
+
+@dataclass(frozen=True, slots=True)
+class Starving:
+    """A model that has demand and no replica: what its turn and its chances depend on."""
+
+    name: str
+    since_ns: int | None
+    """Arrival of its oldest request; None: nobody waits, an operator asked for it."""
+    weight: float
+    """Σ of its requests' own weights."""
+    weighted_since_s: float
+    """Σ weight x second of arrival."""
+    work_ns: int
+    """Predicted device time to bring it up and to work its queue off."""
+    switch_ns: int
+    """The part of it that brings it up."""
+    need_bytes: int
+    """The least per device that serves its oldest request."""
+    devices: int
+    """On so many devices at once."""
+
+
+def in_order(starving: Sequence[Starving], at_ns: int, max_wait_s: float) -> Iterator[Starving]:
+    """Which model is placed first.
+
+    1. Overdue models first, the longest-waiting of them before the others.
+    2. Then the most harm saved per second of device time (weighted shortest job first), where
+       Σ w_r = Σ w + Σ w · waited / max_wait, from the running sums.
+    3. Ties go to the name.
+    """
+    overdue_ns = at_ns - round(max_wait_s * 1e9)
+    overdue = [
+        (one.since_ns, one.name, one)
+        for one in starving
+        if one.since_ns is not None and one.since_ns <= overdue_ns
+    ]
+    overdue.sort(key=_FIRST_TWO)
+    for late in overdue:
+        yield late[2]
+    per_weight = 1.0 + at_ns / 1e9 / max_wait_s
+    others = [
+        (
+            (one.weighted_since_s / max_wait_s - one.weight * per_weight) / (one.work_ns + 1),
+            one.name,
+            one,
+        )
+        for one in starving
+        if one.since_ns is None or one.since_ns > overdue_ns
+    ]
+    others.sort(key=_FIRST_TWO)
+    for other in others:
+        yield other[2]
+
+
+_FIRST_TWO = itemgetter(0, 1)

@@ -1,0 +1,1 @@
+"""From the decision log to tables, pages and diagrams."""

@@ -1,0 +1,39 @@
+"""Numbers for people.  Inside, bytes are int and seconds are float; these are for the screen."""
+
+__all__ = ["bytes_text", "change_text", "seconds_text"]
+
+
+def bytes_text(size_bytes: int | None) -> str:
+    """Three digits that mean something: 512 B, 1.5 MiB, 12.0 GiB."""
+    if size_bytes is None:
+        return "-"
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or abs(size) >= 100 else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def seconds_text(seconds: float | None) -> str:
+    """230 µs, 12.3 ms, 4.56 s, 3 min 20 s, 2 h 5 min."""
+    if seconds is None:
+        return "-"
+    if abs(seconds) < 1e-3:
+        return f"{seconds * 1e6:.0f} µs" if seconds else "0 s"
+    if abs(seconds) < 1:
+        return f"{seconds * 1e3:.1f} ms"
+    if abs(seconds) < 120:
+        return f"{seconds:.2f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if abs(minutes) < 120:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def change_text(predicted: float | None, measured: float | None) -> str:
+    """How far a measurement is from its prediction: +9 %."""
+    if predicted is None or measured is None or predicted <= 0:
+        return ""
+    return f"{round((measured / predicted - 1) * 100):+d} %"

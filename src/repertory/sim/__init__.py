@@ -1,0 +1,1 @@
+"""Driver 1: the brain under virtual time."""

@@ -1,0 +1,7 @@
+"""Every test runs with the same clean environment; worlds are importable by name."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "engines"))

@@ -1,0 +1,90 @@
+"""What cannot come true is said with the arithmetic; what can is never refused."""
+
+from itertools import product
+
+import pytest
+
+from repertory.domain.specs import ModelSpec
+from repertory.live.fit import Room, need_of, pinned_misfit, warnings
+from worlds import GIB, MIB, model
+
+ONE = Room({"cpu0": 3 * GIB}, "4,096 MiB - 1,024 MiB for server and worker")
+
+
+def pins(*sizes_mib: int) -> dict[ModelSpec, str]:
+    return {
+        model(f"m{at}", size * MIB, handle_bytes=10 * MIB): f"x.yaml:{at + 1}:1"
+        for at, size in enumerate(sizes_mib)
+    }
+
+
+def test_a_need_is_the_sum_of_its_terms() -> None:
+    need = need_of(model("a", GIB, handle_bytes=10 * MIB), 2048)
+    assert need.total_bytes == GIB + 10 * MIB + 32 * MIB + 2048 * 32768
+    assert need.text() == (
+        "a: 1,130 MiB = 1,024 MiB weights + 10 MiB tokenizer + 32 MiB buffers + 64 MiB for a KV "
+        "memory of 2048 tokens"
+    )
+
+
+def test_a_pinned_set_that_cannot_fit_is_named_with_every_term() -> None:
+    misfit = pinned_misfit(pins(2000, 1500), ONE)
+    assert misfit is not None
+    assert misfit.splitlines() == [
+        "x.yaml:1:1: the pinned models cannot be loaded together:",
+        "  m0: 2,106 MiB = 2,000 MiB weights + 10 MiB tokenizer + 32 MiB buffers + 64 MiB for a KV "
+        "memory of 2048 tokens",
+        "  m1: 1,606 MiB = 1,500 MiB weights + 10 MiB tokenizer + 32 MiB buffers + 64 MiB for a KV "
+        "memory of 2048 tokens",
+        "  together 3,712 MiB, but models have 3,072 MiB on cpu0 (4,096 MiB - 1,024 MiB for server "
+        "and worker)",
+        "  to mend it: unpin some of m0, m1, or give 640 MiB more memory, or choose smaller files",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rooms", "fits"),
+    [
+        ((), (1000,), True),
+        ((894,), (1000,), True),
+        ((895,), (1000,), False),
+        ((894, 894), (1000, 1000), True),
+        ((894, 894), (2000,), True),
+        ((994, 994), (1600, 1600), True),
+        ((1494, 894), (1500, 1500), False),
+        ((494, 494, 494), (1200, 600), True),
+        ((494, 494, 494), (1100, 1100), False),
+        ((594, 494, 394, 294), (1200, 1000), True),
+        ((594, 494, 394, 294), (1250, 950), False),
+    ],
+)
+def test_several_devices_are_packed(
+    sizes: tuple[int, ...], rooms: tuple[int, ...], fits: bool
+) -> None:
+    """Each model takes 106 MiB more than its weights, and lies on one device as a whole."""
+    room = Room({f"cpu{at}": size * MIB for at, size in enumerate(rooms)}, "")
+    assert (pinned_misfit(pins(*sizes), room) is None) is fits
+    needs = [size + 106 for size in sizes]
+    ways = product(range(len(rooms)), repeat=len(sizes))
+    assert fits is any(
+        all(
+            sum(need for need, at in zip(needs, way, strict=True) if at == device) <= size
+            for device, size in enumerate(rooms)
+        )
+        for way in ways
+    ), "by trying every way"
+
+
+def test_a_model_that_can_never_fit_is_warned_of_and_the_others_are_not() -> None:
+    specs = [model("huge", 4 * GIB), model("small", GIB)]
+    (words,) = warnings(specs, {}, ONE)
+    assert words.startswith("huge: 4,136 MiB = ")
+    assert "more than any device has: 3,072 MiB on cpu0" in words
+    assert "give 1,064 MiB more memory" in words
+
+
+def test_a_model_that_the_pinned_ones_leave_no_room_for_is_warned_of() -> None:
+    pinned = pins(2500)
+    (words,) = warnings([*pinned, model("small", GIB)], pinned, ONE)
+    assert words.startswith("small: ")
+    assert "the pinned models leave 466 MiB" in words

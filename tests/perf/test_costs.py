@@ -1,0 +1,123 @@
+"""Laws, ratios, and where a prediction comes from."""
+
+import math
+
+import pytest
+
+from repertory.core.costbook import CostBook
+from repertory.core.demand import ArrivalRate, OutputLength
+from repertory.domain.ladder import Edge, Rung
+from repertory.domain.specs import KvShape, WeightsForm
+from repertory.perf.bytes import MIN_CELLS, kv_bytes, power_of_two, shape_for, weights_footprint
+from repertory.perf.costs import Estimated, Observed, Ratio, learn, predict
+from repertory.perf.profiles import Law, prior_profile
+from worlds import GIB, MIB, model
+
+PLAIN, REPACKED = WeightsForm.PLAIN, WeightsForm.REPACKED
+
+
+def test_a_law_is_fixed_plus_per_unit() -> None:
+    assert Law(2.0, 0.5).seconds(4) == 4.0
+
+
+def test_the_first_observation_is_taken_as_it_is_later_ones_are_blended_and_clipped() -> None:
+    first = learn(None, 2.0, 1.0)
+    assert first == Ratio(2.0, 1)
+    second = learn(first, 1.0, 1.0)
+    assert second.value == pytest.approx(1.7)
+    outlier = learn(second, 1000.0, 1.0)
+    assert outlier.value == pytest.approx(1.7 + 0.3 * (8 - 1) * 1.7)
+
+
+def test_a_ratio_of_others_improves_an_estimate_but_is_no_observation() -> None:
+    assert predict(1.0, None, None) == Estimated(1.0)
+    assert predict(1.0, None, Ratio(3.0, 9)) == Estimated(3.0)
+    assert predict(1.0, Ratio(2.0, 4), Ratio(3.0, 9)) == Observed(2.0, 4)
+    assert (Estimated(1.0).basis, Observed(1.0, 1).basis) == ("prior", "measured")
+
+
+def test_a_cost_book_predicts_by_prior_and_then_by_what_was_measured() -> None:
+    a, b = model("a"), model("b", 2 * GIB)
+    costs = CostBook()
+    costs.add(a)
+    costs.add(b)
+    law_s = prior_profile(a).load[PLAIN, Rung.DISK].seconds(a.weights_bytes)
+    assert costs.load(a, PLAIN, Rung.DISK).basis == "prior"
+    costs.observe_load(a, PLAIN, Rung.DISK, 2 * law_s)
+    assert costs.load(a, PLAIN, Rung.DISK) == Observed(pytest.approx(2 * law_s), 1)
+    prior_s = prior_profile(b).load[PLAIN, Rung.DISK].seconds(b.weights_bytes)
+    assert costs.load(b, PLAIN, Rung.DISK) == Estimated(pytest.approx(2 * prior_s))
+    assert costs.load_s(b, PLAIN, Rung.DISK) == pytest.approx(2 * prior_s)
+    costs.forget("a")
+    costs.add(a)
+    assert costs.load(a, PLAIN, Rung.DISK).basis == "prior"
+
+
+def test_every_kind_of_work_is_learned() -> None:
+    spec = model("a")
+    costs = CostBook()
+    costs.add(spec)
+    kv = KvShape(4, 1024)
+    for edge in (Edge.ACTIVATE, Edge.DEACTIVATE, Edge.UNLOAD, Edge.DROP):
+        costs.observe(spec, edge, kv, 1.0)
+    assert costs.activate(spec, kv) == Observed(pytest.approx(1.0), 1)
+    assert costs.activate_s(spec, kv) == pytest.approx(1.0)
+    assert costs.free(spec, Edge.UNLOAD) == Observed(pytest.approx(1.0), 1)
+    before_s = costs.work_s(spec, PLAIN, 100, 10)
+    costs.observe_generation(spec, PLAIN, (100, 100.0), (10, 100.0))
+    assert costs.work_s(spec, PLAIN, 100, 10) > before_s
+    assert costs.batch_factor(spec, PLAIN, 1) > costs.batch_factor(spec, PLAIN, 8)
+
+
+def test_bytes_are_split_over_the_devices_and_rounded_up() -> None:
+    spec = model("a", GIB + 1, devices_per_replica=2)
+    assert weights_footprint(spec, PLAIN).weights_bytes == GIB // 2 + 1
+    assert kv_bytes(spec, KvShape(2, 256)) == 512 * spec.kv_bytes_per_token // 2
+
+
+def test_a_repacked_load_rests_higher_and_peaks_much_higher() -> None:
+    spec = model("a", 600 * MIB, repacked_bytes=590 * MIB)
+    plain, repacked = weights_footprint(spec, PLAIN), weights_footprint(spec, REPACKED)
+    assert plain.peak_bytes == 0
+    assert repacked.peak_bytes == 590 * MIB
+    assert repacked.weights_bytes > plain.weights_bytes
+    assert repacked.resting_bytes == repacked.weights_bytes + spec.buffers_bytes
+
+
+def test_context_classes_are_powers_of_two_within_what_is_offered() -> None:
+    spec = model("a", context_tokens=3000, max_sequences=6)
+    assert [power_of_two(one) for one in (0, 1, 3, 4)] == [1, 1, 4, 4]
+    assert shape_for(spec, 3, 300) == KvShape(4, 512)
+    assert shape_for(spec, 1, 1) == KvShape(1, MIN_CELLS)
+    assert shape_for(spec, 100, 2900) == KvShape(6, 3000)
+    assert KvShape(4, 512).holds(KvShape(4, 256))
+    assert not KvShape(4, 512).holds(KvShape(8, 256))
+
+
+def test_a_rate_halves_in_its_half_life() -> None:
+    rate = ArrivalRate(600.0)
+    for at_s in range(100):
+        rate.count(at_s * 1_000_000_000)
+    now = rate.per_s(99_000_000_000)
+    assert rate.per_s(699_000_000_000) == pytest.approx(now / 2)
+
+
+def test_a_gap_tells_of_a_burst_at_once_and_grows_while_nothing_comes() -> None:
+    rate = ArrivalRate(600.0)
+    for at_s in (0, 1, 2):
+        rate.count(at_s * 1_000_000_000)
+        assert rate.gap_s(at_s * 1_000_000_000) == math.inf, "too few to say"
+    rate.count(3_000_000_000)
+    assert rate.gap_s(4_000_000_000) == 1.0
+    assert rate.gap_s(43_000_000_000) == 10.75
+
+
+def test_output_length_is_a_running_median_with_a_prior() -> None:
+    length = OutputLength(256)
+    assert length.median_tokens == 256
+    for tokens in (1, 2, 300):
+        length.count(tokens)
+    assert length.median_tokens == 2
+    for _ in range(31):
+        length.count(7)
+    assert length.median_tokens == 7

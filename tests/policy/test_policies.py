@@ -1,0 +1,220 @@
+"""Policies are functions: of a picture of the state, to a verdict."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repertory.domain.plans import Candidate, Problem
+from repertory.domain.specs import Placement
+from repertory.policy.admit import Backlog, admit
+from repertory.policy.batching import HandoverLimits, handover_at_ns, kept_until_ns
+from repertory.policy.dispatch import Slot, choose_replica
+from repertory.policy.evict import Eviction, Release, Victim, choose_victims
+from repertory.policy.objective import Starving, aged_weight, in_order, probability_of_use
+from repertory.policy.prewarm import solve
+from repertory.policy.share import QUANTUM_NS, Contender, Run, StepKind, next_run, next_step
+
+SECOND = 1_000_000_000
+DEVICES = ("dev0", "dev1")
+SIZES = st.integers(0, 100)
+
+
+@st.composite
+def victims(draw: st.DrawFn) -> list[Victim]:
+    found = []
+    for at in range(draw(st.integers(0, 6))):
+        devices = draw(st.sampled_from([("dev0",), ("dev1",), DEVICES]))
+        kv = {device: draw(SIZES) for device in devices}
+        more = {device: size + draw(SIZES) for device, size in kv.items()}
+        gone = {device: size + draw(st.sampled_from([0, 5])) for device, size in more.items()}
+        loss = [draw(st.floats(0, 10)) for _ in range(3)]
+        name = f"r{at}"
+        ways = (
+            Eviction(name, Release.KV, loss[0], kv),
+            Eviction(name, Release.ALL, loss[0] + loss[1], more),
+            Eviction(name, Release.GONE, loss[0] + loss[1] + loss[2], gone),
+        )
+        found.append(Victim(name, ways))
+    return found
+
+
+MISSING = st.dictionaries(st.sampled_from(DEVICES), st.integers(1, 200), min_size=1)
+
+
+def covers(chosen: tuple[Eviction, ...], missing: dict[str, int]) -> bool:
+    return all(
+        sum(one.freed.get(name, 0) for one in chosen) >= need for name, need in missing.items()
+    )
+
+
+class TestEviction:
+    @given(victims(), MISSING)
+    def test_it_covers_or_says_that_nothing_does(
+        self, found: list[Victim], missing: dict[str, int]
+    ) -> None:
+        chosen = choose_victims(found, missing)
+        if chosen is None:
+            deepest = tuple(one.ways[-1] for one in found)
+            assert not covers(deepest, missing)
+        else:
+            assert covers(chosen, missing)
+            assert len({one.replica_id for one in chosen}) == len(chosen)
+
+    @given(victims(), MISSING)
+    def test_victims_that_turn_out_unneeded_are_spared(
+        self, found: list[Victim], missing: dict[str, int]
+    ) -> None:
+        chosen = choose_victims(found, missing) or ()
+        for one in chosen:
+            assert not covers(tuple(other for other in chosen if other is not one), missing)
+
+    @given(victims(), MISSING, st.randoms())
+    def test_the_order_of_the_input_does_not_matter(
+        self, found: list[Victim], missing: dict[str, int], luck: object
+    ) -> None:
+        shuffled = list(found)
+        luck.shuffle(shuffled)  # type: ignore[attr-defined]  # a random.Random
+        assert choose_victims(found, missing) == choose_victims(shuffled, missing)
+
+    def test_kv_goes_before_weights_and_less_loss_before_more(self) -> None:
+        def victim(name: str, loss_s: float) -> Victim:
+            kv = Eviction(name, Release.KV, loss_s, {"dev0": 10})
+            return Victim(name, (kv, Eviction(name, Release.ALL, loss_s * 20, {"dev0": 100})))
+
+        (one,) = choose_victims([victim("a", 2.0), victim("b", 1.0)], {"dev0": 10}) or ()
+        assert (one.replica_id, one.release) == ("b", Release.KV)
+
+    def test_a_tie_goes_to_the_name(self) -> None:
+        found = [Victim(name, (Eviction(name, Release.ALL, 1.0, {"dev0": 9}),)) for name in "ba"]
+        (one,) = choose_victims(found, {"dev0": 9}) or ()
+        assert one.replica_id == "a"
+
+
+class TestBatching:
+    LIMITS = HandoverLimits(min_residency_s=1.0, switches=5.0, max_wait_s=10.0)
+
+    @pytest.mark.parametrize(
+        ("since_s", "opened_s", "switch_s", "expected_s"),
+        [
+            (100, 50, 0.1, 101),  # min_residency
+            (100, 50, 1.0, 105),  # a switches
+            (100, 50, 9.0, 110),  # never longer than max_wait
+            (20, 50, 1.0, 55),  # overdue or not, a service batch for the replica
+        ],
+    )
+    def test_a_turn_is_bounded(
+        self, since_s: int, opened_s: int, switch_s: float, expected_s: int
+    ) -> None:
+        got = handover_at_ns(since_s * SECOND, opened_s * SECOND, switch_s, self.LIMITS)
+        assert got == expected_s * SECOND
+
+    @pytest.mark.parametrize(
+        ("own_gap_s", "switch_s", "kept_s"),
+        [
+            (0.5, 0.1, 1),  # expected within five switches
+            (0.6, 0.1, 0),  # far
+            (math.inf, 9.0, 0),  # too few arrivals to say
+        ],
+    )
+    def test_an_idle_replica_is_kept_only_for_requests_that_come_soon(
+        self, own_gap_s: float, switch_s: float, kept_s: int
+    ) -> None:
+        got = kept_until_ns(50 * SECOND, own_gap_s, switch_s, self.LIMITS)
+        assert got == (50 + kept_s) * SECOND
+
+    def test_the_dial_towards_throughput_keeps_for_longer_gaps(self) -> None:
+        limits = replace(self.LIMITS, switches=20.0)
+        assert kept_until_ns(0, 1.9, 0.1, limits) == SECOND
+
+
+def starving(
+    name: str, since_s: float | None, weight: float = 1.0, work_s: float = 1.0
+) -> Starving:
+    since_ns = None if since_s is None else round(since_s * SECOND)
+    return Starving(
+        name, since_ns, weight, weight * (since_s or 0), round(work_s * SECOND), 0, 1, 1
+    )
+
+
+class TestOrder:
+    def test_overdue_models_come_first_the_longest_waiting_before_the_others(self) -> None:
+        models = [starving("new", 99.9, 50.0), starving("old", 50), starving("older", 40)]
+        got = [one.name for one in in_order(models, 100 * SECOND, 10.0)]
+        assert got == ["older", "old", "new"]
+
+    def test_then_the_most_harm_saved_per_second_of_device_time(self) -> None:
+        models = [starving("slow", 99, 2.0, 8.0), starving("quick", 99, 2.0, 1.0)]
+        assert [one.name for one in in_order(models, 100 * SECOND, 10.0)] == ["quick", "slow"]
+
+    def test_ties_go_to_the_name_and_wishes_come_last(self) -> None:
+        models = [starving("w", None, 0.0), starving("b", 99), starving("a", 99)]
+        assert [one.name for one in in_order(models, 100 * SECOND, 10.0)] == ["a", "b", "w"]
+
+    def test_waiting_makes_heavier_and_doubles_after_max_wait(self) -> None:
+        assert aged_weight(2.0, 0.0, 10.0) == 2.0
+        assert aged_weight(2.0, 2.0 * 10.0, 10.0) == 4.0
+
+    @pytest.mark.parametrize(
+        ("rate", "reload_s", "seconds"), [(0.01, 1.0, 60.0), (0.01, 30.0, 300.0)]
+    )
+    def test_p_use_soon_looks_ten_reloads_ahead_but_at_least_the_floor(
+        self, rate: float, reload_s: float, seconds: float
+    ) -> None:
+        expected = 1 - 2.718281828459045 ** (-rate * seconds)
+        assert probability_of_use(rate, reload_s, 60.0) == pytest.approx(expected)
+
+
+class TestAdmission:
+    def test_within_the_limits_everybody_comes_in(self) -> None:
+        assert admit("r", Backlog(4095, 119.0), 4096, 120.0) is None
+
+    def test_beyond_max_queue_the_retry_is_the_predicted_excess(self) -> None:
+        verdict = admit("r", Backlog(10, 150.0), 4096, 120.0)
+        assert verdict is not None
+        assert verdict.predicted_s == 30.0
+
+    def test_a_full_queue_asks_to_come_when_ones_share_has_drained(self) -> None:
+        verdict = admit("r", Backlog(100, 200.0), 100, 1e9)
+        assert verdict is not None
+        assert verdict.predicted_s == 2.0
+
+    def test_nobody_is_asked_to_come_back_within_a_second(self) -> None:
+        verdict = admit("r", Backlog(100, 0.1), 100, 1e9)
+        assert verdict is not None
+        assert verdict.predicted_s == 1.0
+
+
+class TestOthers:
+    def test_dispatch_takes_the_least_remaining_work_and_then_the_name(self) -> None:
+        assert choose_replica([Slot("b", 1.0), Slot("a", 1.0), Slot("c", 2.0)]) == "a"
+        assert choose_replica([]) is None
+
+    def test_prewarming_fills_free_memory_by_saved_seconds_per_byte(self) -> None:
+        def candidate(name: str, rate: float, size: int, device: str = "dev0") -> Candidate:
+            return Candidate(name, rate, 1.0, Placement((device,)), size)
+
+        found = (
+            candidate("rare", 1e-5, 1),
+            candidate("big", 0.1, 90),
+            candidate("small", 0.1, 20),
+            candidate("small", 0.1, 20, "dev1"),
+            candidate("medium", 0.1, 60),
+        )
+        plan = solve(Problem(7, 0, 60.0, (("dev0", 100), ("dev1", 0)), found))
+        assert plan.id == 7
+        assert [one.model for one in plan.prewarms] == ["small", "medium"]
+
+    def test_the_least_used_runs_for_a_quantum_and_alone_for_ever(self) -> None:
+        two = [Contender("b", 10, 1_000_000), Contender("a", 10, 2_000_000)]
+        assert next_run(two) == Run("a", QUANTUM_NS // 2_000_000)
+        assert next_run(two[:1]) == Run("b", None)
+        assert next_run([]) is None
+
+    def test_prefill_and_decode_alternate(self) -> None:
+        assert next_step(True, True, StepKind.PREFILL) is StepKind.DECODE
+        assert next_step(True, True, StepKind.DECODE) is StepKind.PREFILL
+        assert next_step(False, True, None) is StepKind.DECODE
+        assert next_step(False, False, None) is None

@@ -1,0 +1,281 @@
+"""The story of a request or a model, told from decisions that went through the log."""
+
+import msgspec
+import pytest
+
+from repertory.core import journal
+from repertory.domain.actions import Action, Activate, Dispatch, Load, Settle, Unload
+from repertory.domain.decisions import Decision, Option, Verdict
+from repertory.domain.events import (
+    Arrived,
+    Cancelled,
+    Event,
+    Finished,
+    FirstToken,
+    GenerationFailed,
+    Measured,
+    ModelAdded,
+    OperatorAsked,
+    TransitionDone,
+    TransitionFailed,
+    Wish,
+)
+from repertory.domain.ladder import Rung
+from repertory.domain.requests import FinishReason, Outcome, OutcomeKind, Request
+from repertory.domain.settings import Settings
+from repertory.domain.specs import KvShape, ModelSpec, Placement
+from repertory.reports.figures import bytes_text, change_text, seconds_text
+from repertory.reports.why import Entry, Milestone, explain, near_subjects, render
+
+SECOND = 10**9
+MIB = 2**20
+
+
+def spec(name: str, *aliases: str) -> ModelSpec:
+    return ModelSpec(name, "d", f"{name}.gguf", 700 * MIB, 8, 4096, 4096, MIB, aliases=aliases)
+
+
+class Log:
+    """Decisions as they come back from the file."""
+
+    def __init__(self) -> None:
+        self.lines = [journal.encode_header(journal.Header("0", Settings(), 0))]
+
+    def add(self, event: Event, *said: Action | Verdict) -> None:
+        actions = tuple(each for each in said if not isinstance(each, Verdict))
+        verdicts = tuple(each for each in said if isinstance(each, Verdict))
+        self.lines.append(journal.encode(Decision(len(self.lines), event, actions, verdicts)))
+
+    @property
+    def records(self) -> list[dict[str, object]]:
+        return list(journal.read_lines(self.lines))
+
+
+OPTIONS = (
+    Option("evict writer#1 (all) on cpu0", 2.5, 1.25, 700 * MIB),
+    Option("free memory on cpu1", 40.0, 3.0, 700 * MIB, "slow cores"),
+)
+
+
+@pytest.fixture
+def log() -> Log:
+    """`coder` is asked for, `writer` must go, the load is slower than predicted."""
+    log = Log()
+    log.add(ModelAdded(100 * SECOND, spec("coder", "gpt-4o-mini")))
+    log.add(ModelAdded(100 * SECOND, spec("writer")))
+    log.add(
+        Arrived(101 * SECOND, Request("q7", "coder", 12, 99)),
+        Unload(1, "writer#1", "writer", "local"),
+        Verdict(
+            "evict",
+            "writer",
+            "unload writer#1",
+            "makes room for coder: P(use soon) x reload = 0.1 s",
+            (),
+            (1,),
+            0.02,
+            600 * MIB,
+            "prior",
+        ),
+    )
+    log.add(
+        TransitionDone(102 * SECOND, 1, "writer#1", Measured(SECOND // 50, 0, 0, 0)),
+        Load(2, "coder#1", "coder", "local", Placement(("cpu0",)), Rung.DISK),
+        Verdict(
+            "load", "coder", "load coder#1", "1 wait", OPTIONS, (2,), 1.25, 700 * MIB, "measured"
+        ),
+    )
+    log.add(
+        TransitionDone(
+            104 * SECOND, 2, "coder#1", Measured(2 * SECOND, 690 * MIB, None, 10 * MIB, Rung.HOST)
+        ),
+        Activate(3, "coder#1", "coder", "local", KvShape(4, 1024)),
+        Verdict("activate", "coder", "activate coder#1", "1 wait", (), (3,), 0.1, MIB, "prior"),
+    )
+    log.add(
+        TransitionDone(105 * SECOND, 3, "coder#1", Measured(SECOND // 10, 690 * MIB, 2 * MIB, MIB)),
+        Dispatch("q7", "coder#1", "local"),
+    )
+    log.add(FirstToken(106 * SECOND, "q7"))
+    log.add(
+        OperatorAsked(106 * SECOND, "coder", Wish.PIN),
+        Verdict("operator", "coder", "pin", "asked for by the operator"),
+    )
+    done = Finished(107 * SECOND, "q7", FinishReason.STOP, 9, SECOND, SECOND // 2)
+    log.add(done, Settle(Outcome("q7", OutcomeKind.DONE)))
+    return log
+
+
+def test_the_story_of_a_request(log: Log) -> None:
+    story = explain(log.records, "chatcmpl-q7")
+    assert story is not None
+    assert (story.subject, story.kind, story.model) == ("q7", "request", "coder")
+    assert "\n".join(render(story)) == (
+        """\
+request q7 of model coder
+       1.000 s  arrived for coder: 12 prompt tokens, at most 99 to generate
+       1.000 s  evict writer -> unload writer#1
+                 why: makes room for coder: P(use soon) x reload = 0.1 s
+                 predicted 20.0 ms, 600 MiB (prior); measured 20.0 ms (+0 %)
+                 #1 unload writer: took 20.0 ms
+       2.000 s  load coder -> load coder#1
+                 why: 1 wait
+                 predicted 1.25 s, 700 MiB (measured); measured 2.00 s (+60 %), 690 MiB (-1 %)
+                   option                               harm        takes     memory
+                 * evict writer#1 (all) on cpu0       2.50 s       1.25 s    700 MiB
+                   free memory on cpu1               40.00 s       3.00 s    700 MiB  slow cores
+                 #2 load coder: took 2.00 s from host, 690 MiB
+       4.000 s  activate coder -> activate coder#1
+                 why: 1 wait
+                 predicted 100.0 ms, 1.0 MiB (prior); measured 100.0 ms (+0 %), 3.0 MiB (+200 %)
+                 #3 activate coder: took 100.0 ms, 3.0 MiB
+       5.000 s  sent to replica coder#1
+       6.000 s  first token
+       7.000 s  finished (stop): 9 tokens, 1.50 s of compute
+       7.000 s  settled: done"""
+    )
+
+
+@pytest.mark.parametrize("name", ["coder", "gpt-4o-mini"])
+def test_the_story_of_a_model_holds_whom_it_displaced(log: Log, name: str) -> None:
+    story = explain(log.records, name)
+    assert story is not None
+    assert (story.subject, story.kind) == ("coder", "model")
+    entries = [part for part in story.parts if isinstance(part, Entry)]
+    assert [entry.rule for entry in entries] == ["evict", "load", "activate", "operator"]
+    wishes = [part.text for part in story.parts if isinstance(part, Milestone)]
+    assert wishes == ["the operator asked to pin"]
+
+
+def test_the_story_of_the_displaced(log: Log) -> None:
+    story = explain(log.records, "writer")
+    assert story is not None
+    assert [part.rule for part in story.parts if isinstance(part, Entry)] == ["evict"]
+
+
+def test_a_story_is_json(log: Log) -> None:
+    story = explain(log.records, "q7")
+    built = msgspec.json.decode(msgspec.json.encode(story))
+    load = built["parts"][2]
+    assert load["rule"] == "load"
+    assert load["options"][0]["harm_s"] == 2.5
+    assert load["options"][0]["is_chosen"] is True
+    assert load["moves"][0]["measured_s"] == 2.0
+    assert load["moves"][0]["measured_bytes"] == 690 * MIB
+
+
+def test_a_model_nobody_wanted_has_no_story_but_is_known() -> None:
+    log = Log()
+    log.add(ModelAdded(SECOND, spec("coder")))
+    story = explain(log.records, "coder")
+    assert story is not None
+    assert render(story) == ["model coder", "  nothing was decided about it yet"]
+
+
+def test_a_refusal_chose_none_of_its_options() -> None:
+    log = Log()
+    log.add(
+        Arrived(SECOND, Request("q1", "coder", 12, 99)),
+        Settle(Outcome("q1", OutcomeKind.REFUSED, "the queue is long", 9.5, 429)),
+        Verdict("admit", "q1", "refuse", "130 s", (Option("queue", 130, 130, 0),), (), 9.5),
+    )
+    story = explain(log.records, "q1")
+    assert story is not None
+    arrived, entry, settled = story.parts
+    assert isinstance(entry, Entry)
+    assert not entry.options[0].is_chosen
+    assert isinstance(settled, Milestone)
+    assert settled.text == "settled: refused: the queue is long (try again in 9.50 s)"
+    assert "arrived" in render(story)[1]
+    assert isinstance(arrived, Milestone)
+
+
+def test_failures_and_leavers_are_told() -> None:
+    log = Log()
+    log.add(
+        Arrived(SECOND, Request("q1", "coder", 12, 99)),
+        Load(2, "coder#1", "coder", "local", Placement(("cpu0",)), Rung.DISK),
+        Verdict("load", "coder", "load coder#1", "1 wait", (), (2,), 1.25),
+    )
+    log.add(
+        TransitionFailed(2 * SECOND, 2, "coder#1", "damaged"),
+        Verdict("fault", "coder", "load coder#1 failed", "damaged", (), (2,)),
+    )
+    log.add(GenerationFailed(3 * SECOND, "q1", "no way"))
+    log.add(Cancelled(4 * SECOND, "q1"))
+    story = explain(log.records, "q1")
+    assert story is not None
+    text = "\n".join(render(story))
+    assert "#2 load coder: failed: damaged" in text
+    assert "predicted 1.25 s; failed" in text
+    assert "failed: no way" in text
+    assert "the client left" in text
+
+
+def test_other_requests_moves_after_the_wait_are_not_its_story(log: Log) -> None:
+    log.add(
+        Arrived(200 * SECOND, Request("q8", "writer", 1, 1)),
+        Unload(9, "coder#1", "coder", "local"),
+        Verdict("evict", "coder", "unload coder#1", "makes room for writer", (), (9,)),
+    )
+    story = explain(log.records, "q7")
+    assert story is not None
+    assert not any(part.at_s > 50 for part in story.parts)
+
+
+def test_a_move_under_way_says_so(log: Log) -> None:
+    log.add(
+        Arrived(200 * SECOND, Request("q8", "writer", 1, 1)),
+        Load(9, "writer#2", "writer", "local", Placement(("cpu0",)), Rung.DISK),
+        Verdict("load", "writer", "load writer#2", "1 wait", (), (9,), 1.0),
+    )
+    story = explain(log.records, "q8")
+    assert story is not None
+    assert "predicted 1.00 s; not measured yet" in render(story)[-2]
+    assert "under way" in render(story)[-1]
+
+
+def test_what_the_log_does_not_know(log: Log) -> None:
+    assert explain(log.records, "nobody") is None
+    assert near_subjects(log.records, "codr") == ["coder"]
+    assert near_subjects(log.records, "q77") == ["q7"]
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (None, "-"),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1536, "1.5 KiB"),
+        (700 * MIB, "700 MiB"),
+        (1000 * MIB, "1.0 GiB"),
+        (2**44, "16.0 TiB"),
+    ],
+)
+def test_sizes_for_people(size: int | None, text: str) -> None:
+    assert bytes_text(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "-"),
+        (0.0, "0 s"),
+        (0.00023, "230 µs"),
+        (0.0123, "12.3 ms"),
+        (4.561, "4.56 s"),
+        (200.0, "3 min 20 s"),
+        (7500.0, "2 h 5 min"),
+    ],
+)
+def test_seconds_for_people(seconds: float | None, text: str) -> None:
+    assert seconds_text(seconds) == text
+
+
+def test_changes_for_people() -> None:
+    assert (change_text(2.0, 2.5), change_text(0.0, 1.0), change_text(None, 1.0)) == (
+        "+25 %",
+        "",
+        "",
+    )
