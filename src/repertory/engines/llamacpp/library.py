@@ -45,6 +45,7 @@ _WARN, _ERROR = 3, 4
 _MMAP, _READ = 1, 0
 _ALL_LAYERS = 1_000_000
 _GPU_TYPES = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU, _IGPU
+_Piece = ctypes.c_char * 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +207,6 @@ class Model:
             raise OutOfMemory(reason) if _OUT_OF_MEMORY.search(reason) else LoadFailed(reason)
         self._accelerator_bytes = round(sum(_stated_weights) * (1 << 20))
         self._vocabulary = api.llama_model_get_vocab(self._handle)
-        self._piece_buffer = ctypes.create_string_buffer(512)
         self.vocabulary_tokens: int = api.llama_vocab_n_tokens(self._vocabulary)
 
     @property
@@ -232,14 +232,15 @@ class Model:
 
     def piece(self, token: int, *, shows_specials: bool = False) -> bytes:
         """A token's bytes; specials have none unless asked for."""
+        # A buffer for each call: a grammar is read on one thread while another one writes text.
+        buffer = _Piece()
         while True:
-            buffer = self._piece_buffer
             count = api.llama_token_to_piece(
                 self._vocabulary, token, buffer, len(buffer), 0, shows_specials
             )
             if count >= 0:
                 return buffer.raw[:count]
-            self._piece_buffer = ctypes.create_string_buffer(-count)
+            buffer = ctypes.create_string_buffer(-count)
 
     def is_end(self, token: int) -> bool:
         """Whether generation ends with this token."""
