@@ -107,12 +107,11 @@ def place(state: State, step: Step, fresh: list[str]) -> None:
     if not starving or not state.nodes:
         return
     supply = Supply(state, step)
-    rest = in_order(supply.helpable(starving), step.at_ns, state.settings.max_wait_s)
+    rest = in_order(starving, step.at_ns, state.settings.max_wait_s)
     for _ in range(_TRIES):
         if _help_next(state, step, rest, supply) is not _Done.IN_FREE_MEMORY:
             break
         supply = Supply(state, step)
-        rest = iter(supply.helpable(list(rest)))
     if supply.ripe is not None:
         wake_at(state, step, supply.ripe, "room")
 
@@ -128,9 +127,10 @@ class _Done(Enum):
 def _help_next(state: State, step: Step, ordered: Iterator[Starving], supply: Supply) -> _Done:
     """Do something for the first for whom something can be done."""
     for one in ordered:
-        done = _try(state, step, state.models[one.name], supply)
-        if done is not _Done.NOTHING:
-            return done
+        if supply.may_help(one):
+            done = _try(state, step, state.models[one.name], supply)
+            if done is not _Done.NOTHING:
+                return done
     return _Done.NOTHING
 
 

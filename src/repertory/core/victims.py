@@ -52,15 +52,10 @@ class Supply:
         rooms = self._reachable
         return one.devices <= len(rooms) and one.need_bytes <= rooms[one.devices - 1]
 
-    def helpable(self, starving: list[Starving]) -> list[Starving]:
-        """Those that could be placed at once, or claim something.  Cheap; wrong only to say yes."""
+    def may_help(self, one: Starving) -> bool:
+        """It could be placed at once, or claim something.  Cheap; wrong only to say yes."""
         rooms = self._claimable
-        most = len(rooms)
-        return [
-            one
-            for one in starving
-            if one.devices <= most and one.need_bytes <= rooms[one.devices - 1]
-        ]
+        return one.devices <= len(rooms) and one.need_bytes <= rooms[one.devices - 1]
 
     def victims(self, node_id: str) -> list[Victim]:
         """Idle replicas of a node, with what giving them up would lose."""

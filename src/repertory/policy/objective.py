@@ -11,7 +11,7 @@ Stalls of running streams and missed deadlines join the sum with preemption and 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from heapq import heapify, heappop
 
 __all__ = ["Starving", "aged_weight", "in_order", "probability_of_use"]
 
@@ -59,14 +59,15 @@ def in_order(starving: Sequence[Starving], at_ns: int, max_wait_s: float) -> Ite
     3. Ties go to the name.
     """
     overdue_ns = at_ns - round(max_wait_s * 1e9)
+    # Heaps: as a rule only the first is asked for, and finding it is all that is then paid.
     overdue = [
         (one.since_ns, one.name, one)
         for one in starving
         if one.since_ns is not None and one.since_ns <= overdue_ns
     ]
-    overdue.sort(key=_FIRST_TWO)
-    for late in overdue:
-        yield late[2]
+    heapify(overdue)
+    while overdue:
+        yield heappop(overdue)[2]
     per_weight = 1.0 + at_ns / 1e9 / max_wait_s
     others = [
         (
@@ -77,9 +78,6 @@ def in_order(starving: Sequence[Starving], at_ns: int, max_wait_s: float) -> Ite
         for one in starving
         if one.since_ns is None or one.since_ns > overdue_ns
     ]
-    others.sort(key=_FIRST_TWO)
-    for other in others:
-        yield other[2]
-
-
-_FIRST_TWO = itemgetter(0, 1)
+    heapify(others)
+    while others:
+        yield heappop(others)[2]
