@@ -1,16 +1,22 @@
 """Three models with room for two, asked as an orchestrator and its helpers do (peers.md, P2).
 
-"A B A A C A B C": each step waits for the one before, so every swap is felt.
+The queue that such workflows make "looks like A B A A C A B C" (llama-swap, issue 612): the
+orchestrator starts its helpers in parallel (pull request 611) and waits for all of them.  So the
+eight requests of a wave are sent in that order, whatever became of those before, and the next wave
+begins when all are answered.  Beside it the same pattern in step, each request after the last
+answer, as a single agent would ask.
 """
 
 import asyncio
 import random
 import statistics
+import time
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from typing import Any
 
 from bench.checks import Check, at_most, percentile
-from bench.serve.client import Answer, Ask, ask, prompt_of, session
+from bench.serve.client import Answer, Ask, ask, play, prompt_of, session
 from bench.serve.models import folder_of
 from bench.serve.run import Run
 from bench.serve.swaps import PROCESSES_BYTES, router_flags
@@ -21,9 +27,9 @@ __all__ = ["agents"]
 
 MODELS = ("300m-a", "300m-b", "300m-c")
 PATTERN = "ABAACABC"
-CYCLES = 2
-AGENTS = 2
-"""Two people work at a time; their patterns are shifted against each other."""
+WAVES = 3
+BETWEEN_S = 0.02
+"""From one request of a wave to the next: an orchestrator starts them one by one."""
 PROMPT_TOKENS, OUTPUT_TOKENS = 96, 16
 ROUNDS = 5
 BAR = 0.6
@@ -37,8 +43,7 @@ def agents(run: Run) -> list[Check]:
     folder = folder_of(MODELS, run.root, run.say)
     weights = describe_file(folder / f"{MODELS[0]}.gguf").weights_bytes
     memory = PROCESSES_BYTES + round(_ROOM * weights)
-    totals: dict[str, list[float]] = {}
-    answers: dict[str, list[Answer]] = {}
+    checks: list[Check] = []
     with ExitStack() as stack:
         ours = stack.enter_context(
             repertory(folder, run.state_dir(), "--memory", f"{memory // _MIB}MiB")
@@ -48,37 +53,51 @@ def agents(run: Run) -> list[Check]:
             flags = router_flags(str(folder), 2, threads)
             router = stack.enter_context(llama_server(run.peer, run.log(), flags))
             systems[f"router -t {threads}"] = router
-        for number in range(ROUNDS):
-            for name, system in systems.items():
-                took_s, told = asyncio.run(_work(system.url, number))
-                totals.setdefault(name, []).append(took_s)
-                answers.setdefault(name, []).extend(told)
-                run.say(f"agents, round {number}, {name}: {took_s:.1f} s")
-    return _judge(run, totals, answers)
+        for form, work in (("at once", _waves), ("in step", _steps)):
+            checks += _compare(run, systems, form, work)
+    return checks
 
 
-async def _work(url: str, seed: int) -> tuple[float, list[Answer]]:
-    now_s = asyncio.get_running_loop().time
+_Work = Callable[[str, random.Random], Coroutine[Any, Any, list[Answer]]]
+
+
+def _compare(run: Run, systems: dict[str, System], form: str, work: _Work) -> list[Check]:
+    totals: dict[str, list[float]] = {}
+    answers: dict[str, list[Answer]] = {}
+    for number in range(ROUNDS):
+        for name, system in systems.items():
+            began_s = time.monotonic()
+            told = asyncio.run(work(system.url, random.Random(number)))
+            totals.setdefault(name, []).append(time.monotonic() - began_s)
+            answers.setdefault(name, []).extend(told)
+            run.say(f"agents {form}, round {number}, {name}: {totals[name][-1]:.1f} s")
+    return _judge(run, form, totals, answers)
+
+
+async def _waves(url: str, luck: random.Random) -> list[Answer]:
+    told: list[Answer] = []
+    for _ in range(WAVES):
+        asks = [_ask(letter, luck, at * BETWEEN_S) for at, letter in enumerate(PATTERN)]
+        told += await play(url, asks, TIMEOUT_S)
+    return told
+
+
+async def _steps(url: str, luck: random.Random) -> list[Answer]:
     async with session() as http:
+        return [
+            await ask(http, url, _ask(letter, luck), TIMEOUT_S)
+            for _ in range(WAVES)
+            for letter in PATTERN
+        ]
 
-        async def agent(number: int) -> list[Answer]:
-            luck = random.Random(seed * AGENTS + number)
-            shift = number * len(PATTERN) // AGENTS
-            steps = (PATTERN[shift:] + PATTERN[:shift]) * CYCLES
-            told = []
-            for letter in steps:
-                model = MODELS["ABC".index(letter)]
-                wanted = Ask(model, prompt_of(PROMPT_TOKENS, luck), OUTPUT_TOKENS)
-                told.append(await ask(http, url, wanted, TIMEOUT_S))
-            return told
 
-        began_s = now_s()
-        told = await asyncio.gather(*(agent(number) for number in range(AGENTS)))
-        return now_s() - began_s, [one for each in told for one in each]
+def _ask(letter: str, luck: random.Random, at_s: float = 0.0) -> Ask:
+    model = MODELS["ABC".index(letter)]
+    return Ask(model, prompt_of(PROMPT_TOKENS, luck), OUTPUT_TOKENS, at_s)
 
 
 def _judge(
-    run: Run, totals: dict[str, list[float]], answers: dict[str, list[Answer]]
+    run: Run, form: str, totals: dict[str, list[float]], answers: dict[str, list[Answer]]
 ) -> list[Check]:
     total = {name: statistics.median(values) for name, values in totals.items()}
     p99 = {
@@ -94,14 +113,15 @@ def _judge(
         }
         for name, told in answers.items()
     }
-    run.keep("agents", raw)
+    run.keep(f"agents {form}", raw)
     for name in totals:
-        run.say(f"agents, {name}: {total[name]:.1f} s, TTFT p99 {p99[name]:.2f} s")
+        run.say(f"agents {form}, {name}: {total[name]:.1f} s, TTFT p99 {p99[name]:.2f} s")
     others = [name for name in totals if name != "repertory"]
     best = min(others, key=lambda name: (total[name], name))
     quickest = min(p99[name] for name in others)
+    mine = p99["repertory"]
     return [
-        at_most(f"agents: total time / {best}", "x", total["repertory"] / total[best], BAR),
-        at_most("agents: p99 TTFT / the better router", "x", p99["repertory"] / quickest, BAR),
-        at_most("agents: failures", "", failures["repertory"], 0),
+        at_most(f"agents {form}: total time / {best}", "x", total["repertory"] / total[best], BAR),
+        at_most(f"agents {form}: p99 TTFT / the better router", "x", mine / quickest, BAR),
+        at_most(f"agents {form}: failures", "", failures["repertory"], 0),
     ]

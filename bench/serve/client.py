@@ -51,8 +51,11 @@ def prompt_of(tokens: int, luck: random.Random) -> tuple[int, ...]:
 
 
 def session() -> aiohttp.ClientSession:
+    """A connection for each request: llama-server closes kept ones while they are written to."""
     return aiohttp.ClientSession(
-        trust_env=False, connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout()
+        trust_env=False,
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        timeout=aiohttp.ClientTimeout(),
     )
 
 
