@@ -14,7 +14,7 @@ from repertory.domain.specs import DeviceSpec
 from repertory.engines.fake import FakeEngine, llama_like
 from repertory.engines.wire import Beat
 from repertory.live.catalogue import Catalogue
-from repertory.live.server import Account
+from repertory.live.server import TokenRate
 from repertory.live.watch import Watch
 from worlds import GIB
 
@@ -179,7 +179,7 @@ def test_a_worker_that_dies_over_a_question_is_asked_once_more(
 
 
 def test_what_is_kept_per_token_and_per_load_is_forgotten() -> None:
-    account = Account()
+    account = TokenRate()
     for second in range(1000):
         account.count(second * 1_000_000_000, 3)
     assert len(account._seen) <= 6

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
+from msgspec import Struct
+
 from repertory.domain.decisions import Decision
 from repertory.domain.events import Wish
 from repertory.domain.requests import FinishReason
@@ -44,9 +46,11 @@ class GenerationOptions:
     """The caller's API key id; empty without keys."""
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of an answer.  The last one has `finish`."""
+class Piece(Struct, frozen=True):
+    """A part of an answer.  The last one has `finish`.
+
+    One is made for each token: a dataclass takes five times as long.
+    """
 
     text: str
     tokens: tuple[int, ...]

@@ -36,7 +36,7 @@ from repertory.live.facade import (
 from repertory.live.generation import RunningAnswer
 from repertory.live.status import Expected, device_status, highest, model_status
 
-__all__ = ["Account", "Server"]
+__all__ = ["Server", "TokenRate"]
 
 _UNNAMED_MAX_TOKENS = 4096
 """A client that names no max_tokens gets min(context - prompt, this) (worker.md, Dispatch)."""
@@ -48,7 +48,7 @@ wait for it are told."""
 _STOPPING = "The server is shutting down; send the request again when it is back."
 
 
-class Account:
+class TokenRate:
     """Tokens per second over the last seconds."""
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class Server:
         self._held: dict[str, RunningAnswer] = {}
         """Whose readers have fallen behind."""
         self._listeners: dict[int, Callable[[Decision], None]] = {}
-        self._rates: dict[str, Account] = {}
+        self._rates: dict[str, TokenRate] = {}
         self._engine: Engine | None = None
         self._engine_known = asyncio.Event()
         """Set while there is a worker, or none will come."""
@@ -256,7 +256,9 @@ class Server:
             return
         answer.take(step)
         if step.tokens:
-            rate = self._rates.setdefault(answer.model, Account())
+            rate = self._rates.get(answer.model)
+            if rate is None:
+                rate = self._rates[answer.model] = TokenRate()
             rate.count(self._running_driver().now_ns(), len(step.tokens))
 
     def emitted_tokens(self, request_id: str) -> int:
