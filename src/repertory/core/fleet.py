@@ -3,12 +3,12 @@
 from repertory.core.demand import ArrivalRate, OutputLength
 from repertory.core.failures import fail_waiting
 from repertory.core.ledger import Ledger
-from repertory.core.moving import drop_claim, forget_replica
+from repertory.core.moving import Reason, drop_claim, forget_replica
 from repertory.core.offers import roomiest_bytes
 from repertory.core.placing import cancel_intent, release_replica
 from repertory.core.serving import reopen, settle
 from repertory.core.state import ModelState, ReplicaState, State, Step
-from repertory.domain.decisions import Verdict
+from repertory.domain.decisions import Cause, Verdict
 from repertory.domain.events import (
     DrainAsked,
     ModelAdded,
@@ -120,7 +120,7 @@ def _change_spec(state: State, step: Step, model: ModelState, spec: ModelSpec) -
     model.failed_kv_tokens = None
     state.costs.forget(spec.name)
     for replica in model.replicas.values():
-        replica.retiring = Release.GONE
+        replica.retire(Release.GONE, Cause.REPLACED)
 
 
 def _layout(spec: ModelSpec) -> tuple[str, tuple[int, ...]]:
@@ -145,7 +145,7 @@ def take_model_removed(state: State, step: Step, event: ModelRemoved) -> None:
     model.is_removed = True
     model.is_pinned = False
     for replica in model.replicas.values():
-        replica.retiring = Release.GONE
+        replica.retire(Release.GONE, Cause.REMOVED)
     fail_waiting(state, step, model, f"the model {event.model!r} was removed")
     if event.model in state.intents:
         cancel_intent(state, step, event.model)
@@ -216,9 +216,9 @@ def _send_down(state: State, replica: ReplicaState) -> None:
     if state.node_of(replica).capabilities.host_is_page_cache:
         if replica.rung is Rung.HOST and replica.transition is None:
             return
-        replica.retiring = replica.retiring or Release.ALL
+        replica.retire(Release.ALL, Cause.OPERATOR)
     else:
-        replica.retiring = Release.GONE
+        replica.retire(Release.GONE, Cause.OPERATOR)
     if replica.rung is Rung.SERVING:
         replica.phase = Phase.DRAINING
 
@@ -245,10 +245,12 @@ def retire(state: State, step: Step, replica: ReplicaState) -> None:
             return
     release = replica.retiring
     assert release is not None
+    assert replica.retiring_for is not None
     is_asleep = replica.rung is Rung.HOST
     holds_host = is_asleep and not state.node_of(replica).capabilities.host_is_page_cache
     if replica.rung in (Rung.DEVICE, Rung.SERVING) or (holds_host and release is Release.GONE):
-        release_replica(state, step, replica, release, "is no longer wanted")
+        reason = Reason(replica.retiring_for, "is no longer wanted")
+        release_replica(state, step, replica, release, reason)
         step.has_room = True
     elif release is Release.GONE:
         forget_replica(state, replica)

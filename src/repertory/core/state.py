@@ -9,7 +9,7 @@ from repertory.core.costbook import CostBook
 from repertory.core.demand import ArrivalRate, OutputLength
 from repertory.core.ledger import Ledger
 from repertory.domain.actions import Action, Load, Resize, Transition
-from repertory.domain.decisions import Option, Verdict
+from repertory.domain.decisions import Cause, Option, Verdict
 from repertory.domain.ladder import Phase, RequestState, RequestStep, Rung, next_state
 from repertory.domain.requests import Request
 from repertory.domain.settings import Settings
@@ -62,8 +62,12 @@ class ReplicaState:
     idle_since_ns: int = 0
     leaving: Release | None = None
     """How far it is going down."""
+    leaving_for: Cause | None = None
+    """Why it went down last: one way down has one cause, however many edges it takes."""
     retiring: Release | None = None
     """How far it goes down as soon as it is idle, and it is not spared (operator, TTL, file)."""
+    retiring_for: Cause | None = None
+    """Why, when that was last decided."""
     claimed_by: str | None = None
     """The model that waits for this memory; its own name if it must reopen with larger slots."""
     handover_at_ns: int = 0
@@ -81,6 +85,11 @@ class ReplicaState:
             and self.leaving is None
             and self.retiring is None
         )
+
+    def retire(self, release: Release, cause: Cause) -> None:
+        """Down so far as soon as it is idle; what was decided before stands, unless it is less."""
+        if self.retiring is None or release is Release.GONE:
+            self.retiring, self.retiring_for = release, cause
 
 
 @dataclass(slots=True)
