@@ -114,6 +114,8 @@ def _unservable(state: State, model: ModelState | None, request: Request) -> Out
         return _refused(request, 503, "the server is shutting down")
     if model.fault is not None:
         return _refused(request, 503, model.fault)
+    if model.misfit is not None:
+        return _refused(request, 503, f"{request.model} {model.misfit}")
     context = model.spec.context_tokens
     if request.cells > context:
         return _refused(

@@ -4,7 +4,7 @@ from repertory.core.demand import ArrivalRate, OutputLength
 from repertory.core.failures import fail_waiting
 from repertory.core.ledger import Ledger
 from repertory.core.moving import Reason, drop_claim, forget_replica
-from repertory.core.offers import roomiest_bytes
+from repertory.core.offers import empty_rooms, roomiest_bytes
 from repertory.core.placing import cancel_intent, release_replica
 from repertory.core.serving import reopen, settle
 from repertory.core.state import ModelState, ReplicaState, State, Step
@@ -24,6 +24,7 @@ from repertory.domain.requests import Outcome, OutcomeKind
 from repertory.domain.specs import KvShape, ModelSpec, WeightsForm
 from repertory.perf.bytes import MIN_CELLS, kv_bytes, weights_footprint
 from repertory.policy.evict import Release
+from repertory.policy.fit import misfit
 
 __all__ = [
     "retire",
@@ -49,6 +50,7 @@ def take_worker_up(state: State, step: Step, event: WorkerUp) -> None:
     for model in state.models.values():
         model.is_wanted = model.is_wanted or model.is_pinned
         _refresh_limits(state, step, model)
+        _fail_unfit(state, step, model)
     step.has_room = step.has_bytes = True
 
 
@@ -259,21 +261,24 @@ def retire(state: State, step: Step, replica: ReplicaState) -> None:
 
 
 def _refresh_limits(state: State, step: Step, model: ModelState) -> None:
-    """The longest request that a model can take on the workers that are up."""
+    """The longest request that a model can take on the workers that are up, if any."""
     model.largest_cells = _largest_cells(state, model.spec)
+    model.misfit = misfit(model.spec, empty_rooms(state, model.spec)) if state.nodes else None
     model.need_bytes = None
     step.touched[model.spec.name] = None
 
 
 def _fail_unfit(state: State, step: Step, model: ModelState) -> None:
-    """Requests that came under an older spec and are too long for this one are told."""
+    """Requests that came under an older spec, or before the worker, and find no room are told."""
     name, longest = model.spec.name, model.spec.context_tokens
     if state.nodes:
         longest = min(longest, model.largest_cells)
     for record in list(model.queue.values()):
         cells = record.request.cells
         if cells > longest:
-            why = f"{cells} tokens exceed the {longest} that {name!r} can hold since it changed"
+            why = f"{cells} tokens exceed the {longest} that {name!r} can hold here"
+            if model.misfit is not None:
+                why = f"{name} {model.misfit}"
             outcome = Outcome(record.request.id, OutcomeKind.FAILED, why, status=503)
             settle(state, step, record, outcome)
 

@@ -133,6 +133,8 @@ class ModelState:
     """After a failed load: no new try before."""
     switch_ns: int = 0
     """Predicted load + activate, as of its queue's last new head."""
+    misfit: str | None = None
+    """Why no device that is up could ever serve it, read after its name."""
     largest_cells: int = 0
     """The longest slot that fits beside the weights on an otherwise empty placement."""
     failed_kv_tokens: int | None = None
