@@ -66,13 +66,14 @@ def take_finished(state: State, step: Step, event: Finished) -> None:
     if record is None or record.replica_id is None:
         return
     model = state.models[record.request.model]
-    form = state.replicas[record.replica_id].placement.form
+    replica = state.replicas[record.replica_id]
     computed = record.request.prompt_tokens - event.reused_tokens
     state.costs.observe_generation(
         model.spec,
-        form,
+        replica.placement.form,
         (computed, event.prefill_ns / 1e9),
         (event.output_tokens - 1, event.decode_ns / 1e9),
+        (record.company + len(replica.running)) / 2,
     )
     if event.output_tokens:  # an embedding is no short answer
         model.output.count(event.output_tokens)

@@ -106,6 +106,7 @@ def _dispatch(
     record.replica_id = replica.id
     replica.running[record.request.id] = record
     replica.running_ns += record.work_ns
+    record.company = len(replica.running)
     step.actions.append(Dispatch(record.request.id, replica.id, replica.node_id))
 
 

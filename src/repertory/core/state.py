@@ -30,6 +30,8 @@ class RequestRecord:
     """Predicted device time, fixed at arrival so that the sums of queues stay exact."""
     state: RequestState = RequestState.WAITING
     replica_id: str | None = None
+    company: int = 0
+    """Generations on its replica when it was dispatched, itself among them."""
 
     def walk(self, step: RequestStep) -> None:
         self.state = next_state(self.state, step, self)
