@@ -10,6 +10,7 @@ from repertory.domain.actions import Activate, Cancel, Deactivate, Dispatch, Loa
 from repertory.domain.events import Cancelled, DrainAsked, Finished, GenerationFailed
 from repertory.domain.requests import FinishReason, OutcomeKind, Request
 from repertory.domain.settings import Settings
+from repertory.domain.specs import WeightsForm
 from worlds import GIB, World, llama_world, model, vllm_world
 
 SETTINGS = Settings(prewarm=False)
@@ -251,3 +252,18 @@ def test_nothing_is_deactivated_without_need(play: Play) -> None:
         play.load_all()
     play.settle()
     assert not any(isinstance(one, Deactivate) for one in play.asked)
+
+
+def test_what_a_form_has_taught_is_what_the_next_wait_is_reckoned_with() -> None:
+    """Learned under the form that runs, and asked for under another, nothing was ever learned."""
+    spec = model("a", repacked_bytes=GIB)
+    play = Play(replace(llama_world(), models=(spec,), settings=SETTINGS))
+    first = play.ask("a", output=64)
+    play.load_all()
+    replica = next(iter(play.state.replicas.values()))
+    law_s = play.state.costs.work_s(spec, replica.placement.form, 100, 64)
+    play.send(Finished(play.now_ns, first, FinishReason.STOP, 64, 10**9, 500 * 10**9))
+    waits = play.state.requests[play.ask("a", output=64)]
+    assert replica.placement.form is WeightsForm.REPACKED
+    assert waits.work_ns > 50 * law_s * 1e9
+    play.end()

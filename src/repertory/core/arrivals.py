@@ -142,9 +142,11 @@ def _refused(
 
 
 def _work_ns(state: State, model: ModelState, request: Request) -> int:
+    """Reckoned in the form that its weights are in, or last were: it is what was learned about."""
     output = min(model.output.median_tokens, request.max_tokens)
-    spec = model.spec
-    work_s = state.costs.work_s(spec, WeightsForm.PLAIN, request.prompt_tokens, output)
+    replica = min(model.replicas.values(), key=lambda one: (not one.is_open, one.id), default=None)
+    form = replica.placement.form if replica is not None else WeightsForm.PLAIN
+    work_s = state.costs.work_s(model.spec, form, request.prompt_tokens, output)
     return round(work_s * 1e9)
 
 
