@@ -1,5 +1,6 @@
 """Commands as a person types them: what they print, what they return, whose fault they name."""
 
+import importlib
 import json
 import sys
 import threading
@@ -313,6 +314,7 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> list[ServeConfig]:
         say(f"listening on {endpoint.port}")
         return 0
 
+    importlib.import_module("repertory.live.catalogue")  # it needs more of that module than we give
     stand_in(monkeypatch, "repertory.live.compose", run_server=run_server)
     stand_in(monkeypatch, FILES, discover=discovering("coder"))
     return served
