@@ -240,7 +240,7 @@ _HEADERS: tuple[tuple[str, ...], ...] = (
 def _chunked(luck: Random) -> Case:
     """A body in chunks of its own making, right or wrong."""
     path, body = _ask(luck)
-    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n".encode()
     at = luck.randrange(len(body) + 1)
     parts = [part for part in (body[:at], body[at:]) if part]
     good = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts)
@@ -275,21 +275,21 @@ _NO_HTTP = (
     b"GET /health HTTP/0.9\r\n\r\n",
     b"GET /health HTTP/1.0\r\n\r\n",
     b"GET /health HTTP/9.9\r\n\r\n",
-    b"GET  /health HTTP/1.1\r\nhost: x\r\n\r\n",
-    b"GET /health HTTP/1.1\nhost: x\n\n",
-    b"\r\n\r\n\r\nGET /health HTTP/1.1\r\nhost: x\r\n\r\n",
-    b"get /health http/1.1\r\nhost: x\r\n\r\n",
+    b"GET  /health HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"GET /health HTTP/1.1\nhost: localhost\n\n",
+    b"\r\n\r\n\r\nGET /health HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"get /health http/1.1\r\nhost: localhost\r\n\r\n",
     b"GET /health HTTP/1.1\r\n\r\n",
-    b"CONNECT 127.0.0.1:1 HTTP/1.1\r\nhost: x\r\n\r\n",
+    b"CONNECT 127.0.0.1:1 HTTP/1.1\r\nhost: localhost\r\n\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x5a" * 500,
     b"\0" * 40_000,
     b"A" * 70_000,
-    b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+    b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n",
     b"\r\n" * 20_000,
     b"SSH-2.0-OpenSSH_9.9\r\n",
-    b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n" * 60,
-    b"GET /health HTTP/1.1\r\nhost: x\r\n\r\nGARBAGE\r\n\r\n",
+    b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n" * 60,
+    b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\nGARBAGE\r\n\r\n",
 )
 
 

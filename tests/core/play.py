@@ -24,7 +24,7 @@ from repertory.domain.actions import (
     WakeAt,
     edge_of,
 )
-from repertory.domain.decisions import Decision
+from repertory.domain.decisions import Cause, Decision
 from repertory.domain.events import (
     Arrived,
     Cancelled,
@@ -54,6 +54,9 @@ __all__ = ["Copy", "Play"]
 
 MANY_EVENTS = 6000
 """More than any play of 60 steps needs to come to its end, if nobody starves."""
+
+UPWARD = {Cause.DEMAND, Cause.OPERATOR, Cause.PREWARM}
+"""What models come up for."""
 
 
 @dataclass
@@ -307,6 +310,9 @@ class Play:
         if isinstance(action, (Deactivate, Unload, Drop)):
             assert not copy.running, f"busy {name} is evicted"
             self._check_pin(action, leaving)
+            assert self._cause(action) not in UPWARD - {Cause.OPERATOR}, action
+        else:
+            assert self._cause(action) in UPWARD, action
         if isinstance(action, Load):
             copy.spec, copy.placement = self.specs[action.model], action.placement
         copy.moving = action
@@ -322,13 +328,20 @@ class Play:
         if not model.is_pinned or action.replica_id in leaving:
             return
         replica = self.state.replicas[action.replica_id]
-        why = next(
-            verdict.why
+        cause = self._cause(action)
+        own = (Cause.SLOTS, Cause.PLACEMENT)
+        assert replica.retiring is not None or cause in own, f"pinned {action} is evicted: {cause}"
+
+    def _cause(self, action: Transition) -> Cause:
+        """Of one that was just begun; every one has one."""
+        causes = [
+            verdict.cause
             for verdict in self.decisions[-1].verdicts
             if action.action_id in verdict.action_ids
-        )
-        own = ("reopens with longer slots", "its weights stand where it cannot get KV memory")
-        assert replica.retiring is not None or why in own, f"pinned {action} is evicted: {why}"
+        ]
+        assert len(causes) == 1
+        assert causes[0] is not None, action
+        return causes[0]
 
     def _check_device(self, device: str, story: str) -> None:
         """What the engine is known to hold, and what it was just told to, fits."""

@@ -8,8 +8,9 @@ import pytest
 from core.play import Play
 from repertory.domain.actions import Activate, Cancel, Deactivate, Dispatch, Load, Resize
 from repertory.domain.events import Cancelled, DrainAsked, Finished, GenerationFailed
-from repertory.domain.requests import FinishReason, Request
+from repertory.domain.requests import FinishReason, OutcomeKind, Request
 from repertory.domain.settings import Settings
+from repertory.domain.specs import WeightsForm
 from worlds import GIB, World, llama_world, model, vllm_world
 
 SETTINGS = Settings(prewarm=False)
@@ -64,13 +65,51 @@ def test_a_request_over_the_context_is_refused_with_400_and_nothing_is_loaded(pl
     assert not play.pending
 
 
-def test_a_request_that_fits_no_device_is_refused_with_503() -> None:
-    world = replace(llama_world(), models=(model("huge", 4 * GIB),), settings=SETTINGS)
-    play = Play(world)
-    name = play.ask("huge")
-    assert play.outcomes[name].status == 503
-    assert "fit no device" in play.outcomes[name].message
+def huge_world() -> World:
+    models = (model("huge", 4 * GIB), model("small", GIB // 2))
+    return replace(llama_world(), models=models, settings=SETTINGS)
+
+
+def test_a_model_that_fits_no_device_is_refused_with_503_and_the_arithmetic() -> None:
+    play = Play(huge_world())
+    refused = play.outcomes[play.ask("huge")]
+    assert (refused.kind, refused.status, refused.retry_after_s) == (OutcomeKind.REFUSED, 503, None)
+    assert refused.message.startswith("huge cannot be served: it needs 4,136 MiB = 4,096 MiB wei")
+    assert "the largest device, dev0, has" in refused.message
+    assert play.ask("small") not in play.outcomes
     play.end()
+
+
+def test_who_came_before_the_worker_is_told_when_it_shows_that_nothing_fits() -> None:
+    play = Play(huge_world())
+    play.die()
+    play.add(model("giant", 5 * GIB))
+    known, unknown, small = play.ask("huge"), play.ask("giant"), play.ask("small")
+    assert play.outcomes.keys() == {known}, "of the other nobody knows yet"
+    play.up()
+    assert play.outcomes[unknown].status == 503
+    assert play.outcomes[unknown].message.startswith("giant cannot be served: it needs")
+    play.end()
+    assert play.outcomes[small].kind is OutcomeKind.DONE
+
+
+def test_a_file_that_grew_too_large_is_told_of_and_one_that_shrank_is_served() -> None:
+    play = Play(huge_world())
+    spec = play.specs["small"]
+    first = play.ask("small")
+    play.load_all()
+    late = [play.ask("small") for _ in range(40)]
+    play.add(replace(spec, digest="grown", weights_bytes=4 * GIB))
+    told = [name for name in late if name in play.outcomes]
+    assert told, "those who wait are told"
+    assert first not in play.outcomes, "what runs, runs to its end"
+    assert all("cannot be served: it needs" in play.outcomes[name].message for name in told)
+    assert play.state.models["small"].misfit is not None
+    play.add(replace(spec, digest="shrunk"))
+    assert play.state.models["small"].misfit is None
+    again = play.ask("small")
+    play.end()
+    assert play.outcomes[again].kind is OutcomeKind.DONE
 
 
 def test_a_full_queue_refuses_with_a_retry_after() -> None:
@@ -213,3 +252,18 @@ def test_nothing_is_deactivated_without_need(play: Play) -> None:
         play.load_all()
     play.settle()
     assert not any(isinstance(one, Deactivate) for one in play.asked)
+
+
+def test_what_a_form_has_taught_is_what_the_next_wait_is_reckoned_with() -> None:
+    """Learned under the form that runs, and asked for under another, nothing was ever learned."""
+    spec = model("a", repacked_bytes=GIB)
+    play = Play(replace(llama_world(), models=(spec,), settings=SETTINGS))
+    first = play.ask("a", output=64)
+    play.load_all()
+    replica = next(iter(play.state.replicas.values()))
+    law_s = play.state.costs.work_s(spec, replica.placement.form, 100, 64)
+    play.send(Finished(play.now_ns, first, FinishReason.STOP, 64, 10**9, 500 * 10**9))
+    waits = play.state.requests[play.ask("a", output=64)]
+    assert replica.placement.form is WeightsForm.REPACKED
+    assert waits.work_ns > 50 * law_s * 1e9
+    play.end()

@@ -108,7 +108,7 @@ PINNED = (model("coder", 7 * GIB, is_pinned=True), model("writer", 6 * GIB, is_p
             "fails",
             "together 13,",
         ),
-        (replace(FINE, specs=(model("huge", 9 * GIB),)), "fails", "it cannot be served"),
+        (replace(FINE, specs=(model("huge", 9 * GIB),)), "fails", "cannot be served: it needs"),
         (file(refusal="Permission denied"), "fails", "cannot be read: Permission denied"),
         (
             replace(FINE, state=replace(FINE.state, refusal="Read-only file system")),

@@ -74,7 +74,7 @@ def begin(server: RunningServer, body: dict[str, Any], *, whole: bool = True) ->
     port = int(server.url.rpartition(":")[2])
     client = socket.create_connection(("127.0.0.1", port), timeout=30)
     raw = json.dumps(body).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n\r\n"
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(raw)}\r\n\r\n"
     client.sendall(head.encode() + (raw if whole else raw[:-5]))
     return client
 
@@ -159,3 +159,20 @@ def test_a_client_may_leave_at_every_stage(server: RunningServer, stage: str) ->
     assert complete(server, "ant")
     wait_for(lambda: server.ps()["running"] == 0)
     assert "Traceback" not in server.words.text
+
+
+def test_a_model_that_never_fits_is_marked_and_refused_at_once(
+    start: Start, tiny_models: Path, four_models: Path, tmp_path: Path
+) -> None:
+    folder = copy_of(tiny_models, tmp_path / "own")
+    (folder / "vast.gguf").write_bytes((four_models / "llama-q8.gguf").read_bytes())
+    server = start(folder, memory="215MiB")
+    listed = {one["id"]: one["status"] for one in json.loads(server.get("/v1/models")[1])["data"]}
+    assert (listed["ant"]["value"], listed["vast"]["value"]) == ("unloaded", "too_large")
+    assert "the largest device, cpu0, has" in listed["vast"]["fault"]
+    assert "fault: vast: cannot be served: it needs" in server.repertory("ps", "--url", server.url)
+    assert "warning: vast: cannot be served: it needs" in server.words.text
+    status, answer = asked(server, "vast")
+    assert status == 503, answer
+    assert answer["error"]["message"] == f"vast {listed['vast']['fault']}"
+    assert complete(server, "ant")

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from core.play import Play, other_file
 from repertory.domain.actions import Action, Activate, Dispatch, Load, Resize, Settle, Unload
-from repertory.domain.decisions import Decision, Verdict
+from repertory.domain.decisions import Cause, Decision, Verdict
 from repertory.domain.events import (
     Arrived,
     Event,
@@ -48,6 +48,7 @@ NOW_UNIX_S = 1_700_000_000.0
 PLACE = Placement(("cpu0",))
 LOAD = Load(1, "coder/0", "coder", "local", PLACE, Rung.DISK)
 ACTIVATE = Activate(2, "coder/0", "coder", "local", KvShape(4, 1024))
+DEMAND = Cause.DEMAND
 UNLOAD = Unload(3, "writer/0", "writer", "local")
 
 
@@ -77,9 +78,9 @@ BRING_UP = decision(
     Timer(0, "t"),
     (UNLOAD, LOAD, ACTIVATE),
     (
-        Verdict("load", "coder", "load coder/0", "2 wait", (), (1,), 2.0, 500, "prior"),
-        Verdict("activate", "coder", "activate coder/0", "2 wait", (), (2,), 0.5, 80),
-        Verdict("evict", "coder", "writer/0", "makes room for coder: 1 s", (), (3,), 0.5, 400),
+        Verdict("load", "coder", "load coder/0", "2 wait", (), (1,), 2.0, 500, "prior", DEMAND),
+        Verdict("activate", "coder", "activate coder/0", "2 wait", (), (2,), 0.5, 80, "", DEMAND),
+        Verdict("evict", "coder", "writer/0", "any words", (), (3,), 0.5, 400, "", Cause.ROOM),
     ),
 )
 
@@ -293,6 +294,14 @@ def test_a_victims_age_is_the_time_since_its_last_use() -> None:
     assert 'repertory_eviction_idle_seconds_sum{reason="room"} 50.0' in page
     assert 'repertory_eviction_idle_seconds_count{reason="room"} 1.0' in page
     play.end()
+
+
+def test_the_page_names_every_cause() -> None:
+    page = PAGES["observability/metrics.md"]()
+    reasons = page[page.index("Reasons of `repertory_transitions_total`") :].split("\n\n")[0]
+    assert {one.strip("`") for one in re.findall("`[a-z]+`", reasons)} == {
+        one.value for one in Cause
+    }
 
 
 # The page

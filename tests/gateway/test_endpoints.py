@@ -1,6 +1,7 @@
 """Models, health, metrics, the operator's wishes, and what HTTP itself refuses."""
 
 import contextlib
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -8,7 +9,7 @@ import pytest
 from asgi_client import CHAT, Client, Reply, app_of, chat_body, run_virtually
 from fake_service import STATUS, FakeService, model_status
 
-from repertory.domain.errors import ConfigError, Overloaded
+from repertory.domain.errors import ConfigError, EngineError, Overloaded
 from repertory.domain.events import Wish
 from repertory.live.facade import Piece, ServiceStatus
 
@@ -36,6 +37,19 @@ def test_models_say_where_they_stand() -> None:
         },
         "pinned": False,
     }
+
+
+def test_a_model_that_never_fits_is_marked_with_the_reason_and_refused_with_it() -> None:
+    why = "cannot be served: it needs 9 MiB, and the largest device, cpu0, has 5 MiB"
+    service = FakeService()
+    service.change(models=(replace(model_status("coder", "too_large"), fault=why),))
+    (card,) = get(service, "/v1/models").json["data"]
+    assert card["status"] == {"value": "too_large", "rung": "disk", "eta_s": None, "fault": why}
+    assert 'repertory_model_fault{model="coder"} 1.0' in get(service, "/metrics").body.decode()
+    service.refusal = EngineError(f"coder {why}")
+    reply = run_virtually(Client(app_of(service)).post(CHAT, chat_body()))
+    assert (reply.status, "retry-after" in reply.headers) == (503, False), "later is no better"
+    assert reply.json["error"]["message"] == f"coder {why}"
 
 
 @pytest.mark.parametrize("name", ["coder", "gpt-4o-mini"])

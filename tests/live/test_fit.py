@@ -5,7 +5,8 @@ from itertools import product
 import pytest
 
 from repertory.domain.specs import ModelSpec
-from repertory.live.fit import Room, need_of, pinned_misfit, warnings
+from repertory.live.fit import Room, pinned_misfit, warnings
+from repertory.perf.needs import need_of
 from worlds import GIB, MIB, model
 
 ONE = Room({"cpu0": 3 * GIB}, "4,096 MiB - 1,024 MiB for server and worker")
@@ -78,8 +79,9 @@ def test_several_devices_are_packed(
 def test_a_model_that_can_never_fit_is_warned_of_and_the_others_are_not() -> None:
     specs = [model("huge", 4 * GIB), model("small", GIB)]
     (words,) = warnings(specs, {}, ONE)
-    assert words.startswith("huge: 4,136 MiB = ")
-    assert "more than any device has: 3,072 MiB on cpu0" in words
+    assert words.startswith("huge: cannot be served: it needs 4,136 MiB = ")
+    assert "the largest device, cpu0, has 3,072 MiB" in words
+    assert words.endswith("(4,096 MiB - 1,024 MiB for server and worker)")
     assert "give 1,064 MiB more memory" in words
 
 

@@ -13,7 +13,7 @@ import pytest
 from repertory.config import Environment, Flags, Found, MemoryReading, serve_config
 from repertory.core.controller import Controller
 from repertory.domain.decisions import Decision
-from repertory.domain.errors import ConfigError
+from repertory.domain.errors import ConfigError, EngineError
 from repertory.domain.events import (
     Event,
     ModelAdded,
@@ -25,9 +25,10 @@ from repertory.domain.events import (
 from repertory.domain.ladder import Rung
 from repertory.domain.settings import Favour
 from repertory.domain.specs import DeviceSpec
-from repertory.engines.contract import Sampling
+from repertory.engines.contract import ModelDescription, Sampling
 from repertory.engines.fake import FakeEngine, llama_like
 from repertory.engines.gguf.make import make_model
+from repertory.live import catalogue
 from repertory.live.driver import Driver
 from repertory.live.facade import GenerationOptions
 from repertory.live.fit import Room
@@ -260,8 +261,54 @@ def test_a_model_that_can_never_be_loaded_is_warned_of_once_and_the_rest_is_serv
         bench.wishes.fit(Room({"cpu0": 5 * MIB}, ""))
         await bench.wishes.look_again()
         ant, bee = bench.said
-        assert ant.startswith("warning: ant: ")
-        assert "it cannot be served: give" in bee
+        assert ant.startswith("warning: ant: cannot be served: it needs ")
+        assert "the largest device, cpu0, has 5 MiB; give " in bee
+
+    on_bench(path, play)
+
+
+def test_a_model_that_can_never_be_loaded_is_marked_and_refused_until_a_file_fits(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def status(bench: Bench) -> dict[str, tuple[str, str]]:
+        return {one.name: (one.status, one.fault or "") for one in bench.server.status().models}
+
+    async def refused(bench: Bench, name: str) -> str:
+        with pytest.raises(EngineError) as refusal:
+            await bench.server.generate(
+                bench.server.resolve(name), (1, 2), GenerationOptions(4, Sampling())
+            )
+        return str(refusal.value)
+
+    async def play(bench: Bench) -> None:
+        assert status(bench)["bee"] == ("unloaded", "")
+        real = catalogue.describe_file
+        sizes = {"bee.gguf": 9 * GIB}
+
+        def described(place: Path, **named: Any) -> ModelDescription:
+            found = real(place, **named)
+            size = sizes.get(place.name, found.weights_bytes)
+            return replace(found, weights_bytes=size, digest=f"{found.digest}-{size}")
+
+        monkeypatch.setattr(catalogue, "describe_file", described)
+        os.utime(path.parent / "bee.gguf", (9, 9))
+        await bench.wishes.look_again()
+        await asyncio.sleep(1)
+        word, fault = status(bench)["bee"]
+        assert word == "too_large"
+        assert "the largest device, cpu0, has 2,048 MiB; give " in fault
+        assert f"bee: {fault}" in bench.server.status().faults
+        assert await refused(bench, "bee") == f"bee {fault}"
+        assert status(bench)["ant"][0] == "loaded", "the others are served"
+        await bench.edit(TEXT.replace("bee.gguf", "cat.gguf"))
+        assert status(bench)["bee"] == ("unloaded", "")
+        await bench.edit(TEXT)
+        assert status(bench)["bee"][0] == "too_large"
+        sizes.clear()
+        os.utime(path.parent / "bee.gguf", (10, 10))
+        await bench.wishes.look_again()
+        await asyncio.sleep(1)
+        assert status(bench)["bee"] == ("unloaded", "")
 
     on_bench(path, play)
 

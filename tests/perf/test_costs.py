@@ -64,9 +64,19 @@ def test_every_kind_of_work_is_learned() -> None:
     assert costs.activate_s(spec, kv) == pytest.approx(1.0)
     assert costs.free(spec, Edge.UNLOAD) == Observed(pytest.approx(1.0), 1)
     before_s = costs.work_s(spec, PLAIN, 100, 10)
-    costs.observe_generation(spec, PLAIN, (100, 100.0), (10, 100.0))
+    costs.observe_generation(spec, PLAIN, (100, 100.0), (10, 100.0), 4)
     assert costs.work_s(spec, PLAIN, 100, 10) > before_s
     assert costs.batch_factor(spec, PLAIN, 1) > costs.batch_factor(spec, PLAIN, 8)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 5.5, 16])
+def test_steps_as_long_as_the_law_says_teach_nothing_whatever_their_batch(batch: float) -> None:
+    spec, costs = model("a"), CostBook()
+    costs.add(spec)
+    before_s = costs.work_s(spec, PLAIN, 100, 10)
+    taken_s = 10 * prior_profile(spec).decode[PLAIN].seconds(batch)
+    costs.observe_generation(spec, PLAIN, (0, 0.0), (10, taken_s), batch)
+    assert costs.work_s(spec, PLAIN, 100, 10) == pytest.approx(before_s)
 
 
 def test_bytes_are_split_over_the_devices_and_rounded_up() -> None:

@@ -9,13 +9,17 @@ from hypothesis import strategies as st
 
 from repertory.domain.plans import Candidate, Problem
 from repertory.domain.specs import Placement
+from repertory.perf.bytes import MIN_CELLS
+from repertory.perf.needs import need_of
 from repertory.policy.admit import Backlog, admit
 from repertory.policy.batching import HandoverLimits, handover_at_ns, kept_until_ns
 from repertory.policy.dispatch import Slot, choose_replica
 from repertory.policy.evict import Eviction, Release, Victim, choose_victims
+from repertory.policy.fit import misfit
 from repertory.policy.objective import Starving, aged_weight, in_order, probability_of_use
 from repertory.policy.prewarm import solve
 from repertory.policy.share import QUANTUM_NS, Contender, Run, StepKind, next_run, next_step
+from worlds import GIB, MIB, model
 
 SECOND = 1_000_000_000
 DEVICES = ("dev0", "dev1")
@@ -218,3 +222,24 @@ class TestOthers:
         assert next_step(True, True, StepKind.DECODE) is StepKind.PREFILL
         assert next_step(False, True, None) is StepKind.DECODE
         assert next_step(False, False, None) is None
+
+
+class TestFit:
+    NEED = need_of(model("huge", 4 * GIB, handle_bytes=10 * MIB), MIN_CELLS).total_bytes
+
+    @pytest.mark.parametrize("rooms", [(0,), (-1, 5), (1,), (-1, -1), (7, 0)])
+    def test_it_fits_where_one_device_has_all_it_needs(self, rooms: tuple[int, ...]) -> None:
+        named = {f"dev{at}": self.NEED + more for at, more in enumerate(rooms)}
+        found = misfit(model("huge", 4 * GIB, handle_bytes=10 * MIB), named)
+        assert (found is None) is (max(rooms) >= 0)
+
+    def test_what_is_missing_is_reckoned_before_the_eyes_of_the_reader(self) -> None:
+        rooms = {"b": 3 * GIB - 1, "a": 3 * GIB - 1, "c": GIB}
+        assert misfit(model("huge", 4 * GIB, handle_bytes=10 * MIB), rooms) == (
+            "cannot be served: it needs 4,146 MiB = 4,096 MiB weights + 10 MiB tokenizer + 32 MiB "
+            "buffers + 8 MiB for a KV memory of 256 tokens, and the largest device, a, has "
+            "3,072 MiB; give 1,075 MiB more memory, or choose a smaller file"
+        )
+
+    def test_without_a_device_nothing_fits(self) -> None:
+        assert misfit(model("tiny", 1), {}) is not None

@@ -5,7 +5,7 @@ import pytest
 
 from repertory.core import journal
 from repertory.domain.actions import Action, Activate, Dispatch, Load, Settle, Unload
-from repertory.domain.decisions import Decision, Option, Verdict
+from repertory.domain.decisions import Cause, Decision, Option, Verdict
 from repertory.domain.events import (
     Arrived,
     Cancelled,
@@ -76,6 +76,7 @@ def log() -> Log:
             0.02,
             600 * MIB,
             "prior",
+            Cause.ROOM,
         ),
     )
     log.add(
@@ -115,7 +116,7 @@ def test_the_story_of_a_request(log: Log) -> None:
 request q7 of model coder
        1.000 s  arrived for coder: 12 prompt tokens, at most 99 to generate
        1.000 s  evict writer -> unload writer#1
-                 why: makes room for coder: P(use soon) x reload = 0.1 s
+                 why (room): makes room for coder: P(use soon) x reload = 0.1 s
                  predicted 20.0 ms, 600 MiB (prior); measured 20.0 ms (+0 %)
                  #1 unload writer: took 20.0 ms
        2.000 s  load coder -> load coder#1
@@ -162,6 +163,18 @@ def test_a_story_is_json(log: Log) -> None:
     assert load["options"][0]["is_chosen"] is True
     assert load["moves"][0]["measured_s"] == 2.0
     assert load["moves"][0]["measured_bytes"] == 690 * MIB
+
+
+def test_a_log_from_before_there_were_causes_is_told_without_them(log: Log) -> None:
+    records = log.records
+    for record in records:
+        for verdict in record["verdicts"]:  # type: ignore[attr-defined]  # a decoded line
+            del verdict["cause"]
+    now, then = explain(log.records, "q7"), explain(records, "q7")
+    assert now is not None
+    assert then is not None
+    assert render(then) == [line.replace("why (room):", "why:") for line in render(now)]
+    assert render(then) != render(now)
 
 
 def test_a_model_nobody_wanted_has_no_story_but_is_known() -> None:

@@ -66,13 +66,14 @@ def take_finished(state: State, step: Step, event: Finished) -> None:
     if record is None or record.replica_id is None:
         return
     model = state.models[record.request.model]
-    form = state.replicas[record.replica_id].placement.form
+    replica = state.replicas[record.replica_id]
     computed = record.request.prompt_tokens - event.reused_tokens
     state.costs.observe_generation(
         model.spec,
-        form,
+        replica.placement.form,
         (computed, event.prefill_ns / 1e9),
         (event.output_tokens - 1, event.decode_ns / 1e9),
+        (record.company + len(replica.running)) / 2,
     )
     if event.output_tokens:  # an embedding is no short answer
         model.output.count(event.output_tokens)
@@ -114,6 +115,8 @@ def _unservable(state: State, model: ModelState | None, request: Request) -> Out
         return _refused(request, 503, "the server is shutting down")
     if model.fault is not None:
         return _refused(request, 503, model.fault)
+    if model.misfit is not None:
+        return _refused(request, 503, f"{request.model} {model.misfit}")
     context = model.spec.context_tokens
     if request.cells > context:
         return _refused(
@@ -139,9 +142,11 @@ def _refused(
 
 
 def _work_ns(state: State, model: ModelState, request: Request) -> int:
+    """Reckoned in the form that its weights are in, or last were: it is what was learned about."""
     output = min(model.output.median_tokens, request.max_tokens)
-    spec = model.spec
-    work_s = state.costs.work_s(spec, WeightsForm.PLAIN, request.prompt_tokens, output)
+    replica = min(model.replicas.values(), key=lambda one: (not one.is_open, one.id), default=None)
+    form = replica.placement.form if replica is not None else WeightsForm.PLAIN
+    work_s = state.costs.work_s(model.spec, form, request.prompt_tokens, output)
     return round(work_s * 1e9)
 
 

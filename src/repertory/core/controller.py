@@ -33,14 +33,14 @@ from repertory.core.fleet import (
 from repertory.core.invariants import check
 from repertory.core.landing import land
 from repertory.core.ledger import Charge
-from repertory.core.moving import begin_activate, begin_release, drop_claim
+from repertory.core.moving import Reason, begin_activate, begin_release, drop_claim
 from repertory.core.offers import is_blocked
 from repertory.core.placing import place, refresh_starved, release_replica, unclaim, watch_blocked
 from repertory.core.serving import close_if_due, serve, settle, wake_at
 from repertory.core.state import ModelState, ReplicaState, State, Step
 from repertory.core.window import arm_window, open_window, take_plan
 from repertory.domain.actions import Action
-from repertory.domain.decisions import Decision
+from repertory.domain.decisions import Cause, Decision
 from repertory.domain.events import (
     Arrived,
     Cancelled,
@@ -146,7 +146,8 @@ def _walk_on(state: State, step: Step, model: ModelState, replica: ReplicaState)
         if model.spec.name not in state.intents:
             _walk_up(state, step, model, replica)
     elif _is_reopening(replica):
-        release_replica(state, step, replica, Release.KV, "reopens with longer slots")
+        reason = Reason(Cause.SLOTS, "reopens with longer slots")
+        release_replica(state, step, replica, Release.KV, reason)
         step.has_room = True
     if model.spec.ttl_s is not None and not model.is_pinned and replica.id in state.replicas:
         _arm_ttl(state, step, replica, model.spec.ttl_s)
@@ -179,7 +180,8 @@ def _walk_up(state: State, step: Step, model: ModelState, replica: ReplicaState)
     """Up if somebody waits, unless the weights turned out to have eaten the KV memory."""
     fits = not any(ledger.is_overrun for ledger in state.ledgers_of(replica))
     if fits and (model.queue or model.is_wanted):
-        begin_activate(state, step, replica, f"{len(model.queue)} wait")
+        cause = Cause.DEMAND if model.queue else Cause.OPERATOR
+        begin_activate(state, step, replica, Reason(cause, f"{len(model.queue)} wait"))
         return
     replica.kv = None
     for ledger in state.ledgers_of(replica):
@@ -258,7 +260,7 @@ def _ttl(state: State, step: Step, replica_id: str) -> None:
     is_up = replica.rung in (Rung.DEVICE, Rung.SERVING)
     is_spare = is_up and not model.is_pinned and not model.queue
     if ttl_s is not None and is_spare and step.at_ns >= replica.idle_since_ns + round(ttl_s * 1e9):
-        replica.retiring = replica.retiring or Release.ALL
+        replica.retire(Release.ALL, Cause.TTL)
     step.touched[replica.model] = None
 
 

@@ -119,14 +119,19 @@ class CostBook:
         form: WeightsForm,
         prompt: tuple[int, float],
         output: tuple[int, float],
+        batch: float,
     ) -> None:
-        """Prompt and output as (tokens, measured seconds); decode steps are shared by a batch."""
+        """Prompt and output as (tokens, measured seconds); decode steps were shared by so many.
+
+        The law is asked for that very batch: a lone generation's steps are short, and taken for
+        those of a typical batch they would promise a busy device twice what it can do.
+        """
         profile = self._profiles[spec.name]
         if prompt[0] and prompt[1]:
             law_s = profile.prefill[form].seconds(prompt[0])
             self._learn(spec, _PREFILL_KEYS[form], prompt[1], law_s)
         if output[0] and output[1]:
-            law_s = output[0] * profile.decode[form].seconds(TYPICAL_BATCH)
+            law_s = output[0] * profile.decode[form].seconds(batch)
             self._learn(spec, _DECODE_KEYS[form], output[1], law_s)
 
     def _predict(self, spec: ModelSpec, key: Key, law_s: float) -> Prediction:

@@ -3,12 +3,12 @@
 from repertory.core.demand import ArrivalRate, OutputLength
 from repertory.core.failures import fail_waiting
 from repertory.core.ledger import Ledger
-from repertory.core.moving import drop_claim, forget_replica
-from repertory.core.offers import roomiest_bytes
+from repertory.core.moving import Reason, drop_claim, forget_replica
+from repertory.core.offers import empty_rooms, roomiest_bytes
 from repertory.core.placing import cancel_intent, release_replica
 from repertory.core.serving import reopen, settle
 from repertory.core.state import ModelState, ReplicaState, State, Step
-from repertory.domain.decisions import Verdict
+from repertory.domain.decisions import Cause, Verdict
 from repertory.domain.events import (
     DrainAsked,
     ModelAdded,
@@ -24,6 +24,7 @@ from repertory.domain.requests import Outcome, OutcomeKind
 from repertory.domain.specs import KvShape, ModelSpec, WeightsForm
 from repertory.perf.bytes import MIN_CELLS, kv_bytes, weights_footprint
 from repertory.policy.evict import Release
+from repertory.policy.fit import misfit
 
 __all__ = [
     "retire",
@@ -49,6 +50,7 @@ def take_worker_up(state: State, step: Step, event: WorkerUp) -> None:
     for model in state.models.values():
         model.is_wanted = model.is_wanted or model.is_pinned
         _refresh_limits(state, step, model)
+        _fail_unfit(state, step, model)
     step.has_room = step.has_bytes = True
 
 
@@ -120,7 +122,7 @@ def _change_spec(state: State, step: Step, model: ModelState, spec: ModelSpec) -
     model.failed_kv_tokens = None
     state.costs.forget(spec.name)
     for replica in model.replicas.values():
-        replica.retiring = Release.GONE
+        replica.retire(Release.GONE, Cause.REPLACED)
 
 
 def _layout(spec: ModelSpec) -> tuple[str, tuple[int, ...]]:
@@ -145,7 +147,7 @@ def take_model_removed(state: State, step: Step, event: ModelRemoved) -> None:
     model.is_removed = True
     model.is_pinned = False
     for replica in model.replicas.values():
-        replica.retiring = Release.GONE
+        replica.retire(Release.GONE, Cause.REMOVED)
     fail_waiting(state, step, model, f"the model {event.model!r} was removed")
     if event.model in state.intents:
         cancel_intent(state, step, event.model)
@@ -216,9 +218,9 @@ def _send_down(state: State, replica: ReplicaState) -> None:
     if state.node_of(replica).capabilities.host_is_page_cache:
         if replica.rung is Rung.HOST and replica.transition is None:
             return
-        replica.retiring = replica.retiring or Release.ALL
+        replica.retire(Release.ALL, Cause.OPERATOR)
     else:
-        replica.retiring = Release.GONE
+        replica.retire(Release.GONE, Cause.OPERATOR)
     if replica.rung is Rung.SERVING:
         replica.phase = Phase.DRAINING
 
@@ -245,10 +247,12 @@ def retire(state: State, step: Step, replica: ReplicaState) -> None:
             return
     release = replica.retiring
     assert release is not None
+    assert replica.retiring_for is not None
     is_asleep = replica.rung is Rung.HOST
     holds_host = is_asleep and not state.node_of(replica).capabilities.host_is_page_cache
     if replica.rung in (Rung.DEVICE, Rung.SERVING) or (holds_host and release is Release.GONE):
-        release_replica(state, step, replica, release, "is no longer wanted")
+        reason = Reason(replica.retiring_for, "is no longer wanted")
+        release_replica(state, step, replica, release, reason)
         step.has_room = True
     elif release is Release.GONE:
         forget_replica(state, replica)
@@ -257,21 +261,24 @@ def retire(state: State, step: Step, replica: ReplicaState) -> None:
 
 
 def _refresh_limits(state: State, step: Step, model: ModelState) -> None:
-    """The longest request that a model can take on the workers that are up."""
+    """The longest request that a model can take on the workers that are up, if any."""
     model.largest_cells = _largest_cells(state, model.spec)
+    model.misfit = misfit(model.spec, empty_rooms(state, model.spec)) if state.nodes else None
     model.need_bytes = None
     step.touched[model.spec.name] = None
 
 
 def _fail_unfit(state: State, step: Step, model: ModelState) -> None:
-    """Requests that came under an older spec and are too long for this one are told."""
+    """Requests that came under an older spec, or before the worker, and find no room are told."""
     name, longest = model.spec.name, model.spec.context_tokens
     if state.nodes:
         longest = min(longest, model.largest_cells)
     for record in list(model.queue.values()):
         cells = record.request.cells
         if cells > longest:
-            why = f"{cells} tokens exceed the {longest} that {name!r} can hold since it changed"
+            why = f"{cells} tokens exceed the {longest} that {name!r} can hold here"
+            if model.misfit is not None:
+                why = f"{name} {model.misfit}"
             outcome = Outcome(record.request.id, OutcomeKind.FAILED, why, status=503)
             settle(state, step, record, outcome)
 

@@ -1,5 +1,7 @@
 """Walking the ladder: reserve before a transition, emit it, correct the ledger after it."""
 
+from typing import NamedTuple
+
 from repertory.core.ledger import Charge
 from repertory.core.state import ModelState, ReplicaState, State, Step
 from repertory.domain.actions import (
@@ -12,7 +14,7 @@ from repertory.domain.actions import (
     Unload,
     edge_of,
 )
-from repertory.domain.decisions import Option, Verdict
+from repertory.domain.decisions import Cause, Option, Verdict
 from repertory.domain.ladder import Edge, Rung
 from repertory.domain.specs import KvShape, WeightsForm
 from repertory.perf.bytes import kv_bytes, weights_footprint
@@ -20,6 +22,7 @@ from repertory.perf.costs import Prediction
 from repertory.policy.evict import Release
 
 __all__ = [
+    "Reason",
     "begin_activate",
     "begin_load",
     "begin_release",
@@ -50,8 +53,19 @@ def buffer_bytes(model: ModelState) -> int:
     return -(-buffers // model.spec.devices_per_replica)
 
 
+class Reason(NamedTuple):
+    """Why a replica moves: for the machine, and in words."""
+
+    cause: Cause
+    why: str
+
+
 def begin_load(
-    state: State, step: Step, replica: ReplicaState, why: str, options: tuple[Option, ...] = ()
+    state: State,
+    step: Step,
+    replica: ReplicaState,
+    reason: Reason,
+    options: tuple[Option, ...] = (),
 ) -> None:
     """`DISK` or `HOST` to `DEVICE`.  KV memory for `replica.kv`, if any, is reserved along."""
     model = state.models[replica.model]
@@ -72,7 +86,7 @@ def begin_load(
         replica.rung,
     )
     size = resting * len(replica.placement.devices)  # what will be read back; the peak is over
-    _begin(step, replica, action, Intention("load", why, prediction, size, options))
+    _begin(step, replica, action, Intention("load", reason, prediction, size, options))
     state.index(replica)
 
 
@@ -87,7 +101,7 @@ def reserve_serving(state: State, replica: ReplicaState) -> None:
         ledger.reserve(replica.id, Charge.BUFFERS, buffers)
 
 
-def begin_activate(state: State, step: Step, replica: ReplicaState, why: str) -> None:
+def begin_activate(state: State, step: Step, replica: ReplicaState, reason: Reason) -> None:
     """`DEVICE` to `SERVING`; the memory for `replica.kv` is reserved already."""
     assert replica.kv is not None
     prediction = state.costs.activate(replica.spec, replica.kv)
@@ -97,7 +111,7 @@ def begin_activate(state: State, step: Step, replica: ReplicaState, why: str) ->
         state.next_action_id(), replica.id, replica.model, replica.node_id, replica.kv
     )
     size = (kv + buffers) * len(replica.placement.devices)
-    _begin(step, replica, action, Intention("activate", why, prediction, size))
+    _begin(step, replica, action, Intention("activate", reason, prediction, size))
 
 
 def begin_resize(state: State, step: Step, replica: ReplicaState, kv: KvShape, why: str) -> None:
@@ -110,14 +124,13 @@ def begin_resize(state: State, step: Step, replica: ReplicaState, kv: KvShape, w
     prediction = state.costs.resize(spec, kv, moved)
     action = Resize(state.next_action_id(), replica.id, replica.model, replica.node_id, kv)
     size = kv_bytes(spec, kv) * len(replica.placement.devices)
-    _begin(step, replica, action, Intention("resize", why, prediction, size))
+    _begin(step, replica, action, Intention("resize", Reason(Cause.DEMAND, why), prediction, size))
 
 
-def begin_release(
-    state: State, step: Step, replica: ReplicaState, why: str, options: tuple[Option, ...] = ()
-) -> None:
-    """One edge down, towards `replica.leaving`.  Only idle replicas go down."""
+def begin_release(state: State, step: Step, replica: ReplicaState, why: str) -> None:
+    """One edge down, towards `replica.leaving`, for `replica.leaving_for`.  Only idle ones go."""
     assert replica.is_idle, f"busy {replica.id} is being evicted"
+    assert replica.leaving_for is not None
     spec = replica.spec
     edge = _edge_down(state, replica)
     if edge is Edge.UNLOAD and not state.node_of(replica).capabilities.host_is_page_cache:
@@ -126,7 +139,12 @@ def begin_release(
     freed = sum(ledger.held_by(replica.id) for ledger in state.ledgers_of(replica))
     action = _DOWN[edge](state.next_action_id(), replica.id, replica.model, replica.node_id)
     prediction = state.costs.free(spec, edge)
-    _begin(step, replica, action, Intention("evict", why, prediction, freed, options))
+    _begin(
+        step,
+        replica,
+        action,
+        Intention("evict", Reason(replica.leaving_for, why), prediction, freed),
+    )
 
 
 _DOWN: dict[Edge, type[Deactivate] | type[Unload] | type[Drop]] = {
@@ -198,18 +216,18 @@ def drop_claim(state: State, replica: ReplicaState) -> None:
 class Intention:
     """What is said about a transition in the decision record."""
 
-    __slots__ = ("options", "prediction", "rule", "size_bytes", "why")
+    __slots__ = ("options", "prediction", "reason", "rule", "size_bytes")
 
     def __init__(
         self,
         rule: str,
-        why: str,
+        reason: Reason,
         prediction: Prediction,
         size_bytes: int,
         options: tuple[Option, ...] = (),
     ) -> None:
         self.rule = rule
-        self.why = why
+        self.reason = reason
         self.prediction = prediction
         self.size_bytes = size_bytes
         self.options = options
@@ -224,12 +242,13 @@ def _begin(step: Step, replica: ReplicaState, action: Transition, said: Intentio
             rule=said.rule,
             subject=replica.model,
             choice=f"{edge_of(action).value} {replica.id}",
-            why=said.why,
+            why=said.reason.why,
             options=said.options,
             action_ids=(action.action_id,),
             predicted_s=said.prediction.seconds,
             predicted_bytes=said.size_bytes,
             basis=said.prediction.basis,
+            cause=said.reason.cause,
         )
     )
     step.touched[replica.model] = None

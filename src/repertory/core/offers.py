@@ -20,6 +20,7 @@ __all__ = [
     "Offer",
     "Site",
     "claims",
+    "empty_rooms",
     "is_blocked",
     "need_bytes",
     "offers",
@@ -206,13 +207,15 @@ def is_blocked(state: State, model: ModelState) -> bool:
 
 def roomiest_bytes(state: State, spec: ModelSpec) -> int:
     """What an otherwise empty placement offers per device; 0: there is none."""
-    return max(
-        (
-            min(one.memory_bytes for one in node.devices if one.id in devices)
-            for node, devices in _device_sets(state, spec)
-        ),
-        default=0,
-    )
+    return max(empty_rooms(state, spec).values(), default=0)
+
+
+def empty_rooms(state: State, spec: ModelSpec) -> dict[str, int]:
+    """Bytes per device of each placement that it could have to itself."""
+    return {
+        "+".join(devices): min(one.memory_bytes for one in node.devices if one.id in devices)
+        for node, devices in _device_sets(state, spec)
+    }
 
 
 def _device_sets(state: State, spec: ModelSpec) -> Iterator[tuple[NodeSpec, tuple[str, ...]]]:

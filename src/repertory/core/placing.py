@@ -14,6 +14,7 @@ from enum import Enum
 
 from repertory.core.ledger import Ledger
 from repertory.core.moving import (
+    Reason,
     begin_activate,
     begin_load,
     begin_release,
@@ -25,6 +26,7 @@ from repertory.core.offers import Offer, claims, need_bytes, offers, sites, stan
 from repertory.core.serving import claim, reopen, wake_at
 from repertory.core.state import Intent, ModelState, ReplicaState, State, Step
 from repertory.core.victims import Supply, idle_victims
+from repertory.domain.decisions import Cause
 from repertory.domain.ladder import Phase, Rung
 from repertory.policy.evict import Release, choose_victims
 from repertory.policy.objective import Starving, in_order
@@ -135,13 +137,13 @@ def _help_next(state: State, step: Step, ordered: Iterator[Starving], supply: Su
 
 
 def release_replica(
-    state: State, step: Step, replica: ReplicaState, release: Release, why: str
+    state: State, step: Step, replica: ReplicaState, release: Release, reason: Reason
 ) -> None:
     """An idle replica starts down; what it frees may be counted on from now."""
-    replica.leaving = release
+    replica.leaving, replica.leaving_for = release, reason.cause
     replica.phase = Phase.DRAINING
     expect_release(state, replica)
-    begin_release(state, step, replica, why)
+    begin_release(state, step, replica, reason.why)
 
 
 def cancel_intent(state: State, step: Step, model_name: str) -> None:
@@ -202,7 +204,8 @@ def _try_place(state: State, step: Step, model: ModelState, supply: Supply) -> _
     assert replica is not None
     page_cache = state.node_of(replica).capabilities.host_is_page_cache
     why = "its weights stand where it cannot get KV memory"
-    release_replica(state, step, replica, Release.ALL if page_cache else Release.GONE, why)
+    release = Release.ALL if page_cache else Release.GONE
+    release_replica(state, step, replica, release, Reason(Cause.PLACEMENT, why))
     step.has_room = True
     return _Done.AT_OTHERS_COST
 
@@ -220,7 +223,7 @@ def _commit(state: State, step: Step, model: ModelState, found: list[Offer]) -> 
     for one in best.evictions:
         victim = state.replicas[one.replica_id]
         why = f"makes room for {name}: P(use soon) x reload = {one.loss_s:.3g} s"
-        release_replica(state, step, victim, one.release, why)
+        release_replica(state, step, victim, one.release, Reason(Cause.ROOM, why))
     unclaim(state, step, model)
     options = tuple(offer.option() for offer in found[:4])
     state.intents[name] = Intent(
@@ -243,12 +246,14 @@ def _start_intents(state: State, step: Step) -> None:
             ledger.keep_promise(name)
         replica = state.replicas[intent.replica_id]
         model = state.models[name]
-        why = f"{len(model.queue)} wait" if model.queue else "asked for by the operator"
+        reason = Reason(Cause.OPERATOR, "asked for by the operator")
+        if model.queue:
+            reason = Reason(Cause.DEMAND, f"{len(model.queue)} wait")
         if replica.rung is Rung.DEVICE:
             reserve_serving(state, replica)
-            begin_activate(state, step, replica, why)
+            begin_activate(state, step, replica, reason)
         else:
-            begin_load(state, step, replica, why, intent.options)
+            begin_load(state, step, replica, reason, intent.options)
 
 
 def _relieve(state: State, step: Step) -> None:
@@ -274,7 +279,8 @@ def _relieve(state: State, step: Step) -> None:
             chosen = choose_victims(victims, freed) or ()
         for one in chosen:
             why = f"{name} holds {ledger.charged} bytes of {ledger.budget_bytes}"
-            release_replica(state, step, state.replicas[one.replica_id], one.release, why)
+            replica = state.replicas[one.replica_id]
+            release_replica(state, step, replica, one.release, Reason(Cause.BUDGET, why))
         if ledger.available_bytes < 0:
             _drain_overrun(state, step, ledger)
 
@@ -290,7 +296,7 @@ def _drain_overrun(state: State, step: Step, ledger: Ledger) -> None:
         if missing <= 0:
             return
         if held:
-            replica.retiring = Release.ALL
+            replica.retire(Release.ALL, Cause.BUDGET)
             replica.phase = Phase.DRAINING
             step.touched[replica.model] = None
             missing -= held

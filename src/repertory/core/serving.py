@@ -5,7 +5,7 @@ from itertools import islice
 from repertory.core.moving import begin_resize
 from repertory.core.state import ModelState, ReplicaState, RequestRecord, State, Step
 from repertory.domain.actions import Dispatch, Settle, WakeAt
-from repertory.domain.decisions import Verdict
+from repertory.domain.decisions import Cause, Verdict
 from repertory.domain.ladder import Phase, RequestStep, Rung
 from repertory.domain.requests import Outcome
 from repertory.domain.specs import KvShape
@@ -106,6 +106,7 @@ def _dispatch(
     record.replica_id = replica.id
     replica.running[record.request.id] = record
     replica.running_ns += record.work_ns
+    record.company = len(replica.running)
     step.actions.append(Dispatch(record.request.id, replica.id, replica.node_id))
 
 
@@ -166,6 +167,7 @@ def claim(state: State, step: Step, replica: ReplicaState, claimant: ModelState,
             why=f"{why}; it goes on for {_turn_s(step, replica):.3g} s",
             predicted_s=_turn_s(step, replica) + replica.running_ns / 1e9,
             basis="prior",
+            cause=Cause.SLOTS if claimant.spec.name == replica.model else Cause.ROOM,
         )
     )
     if not close_if_due(state, step, replica) and step.at_ns < replica.handover_at_ns:

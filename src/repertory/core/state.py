@@ -9,7 +9,7 @@ from repertory.core.costbook import CostBook
 from repertory.core.demand import ArrivalRate, OutputLength
 from repertory.core.ledger import Ledger
 from repertory.domain.actions import Action, Load, Resize, Transition
-from repertory.domain.decisions import Option, Verdict
+from repertory.domain.decisions import Cause, Option, Verdict
 from repertory.domain.ladder import Phase, RequestState, RequestStep, Rung, next_state
 from repertory.domain.requests import Request
 from repertory.domain.settings import Settings
@@ -30,6 +30,8 @@ class RequestRecord:
     """Predicted device time, fixed at arrival so that the sums of queues stay exact."""
     state: RequestState = RequestState.WAITING
     replica_id: str | None = None
+    company: int = 0
+    """Generations on its replica when it was dispatched, itself among them."""
 
     def walk(self, step: RequestStep) -> None:
         self.state = next_state(self.state, step, self)
@@ -62,8 +64,12 @@ class ReplicaState:
     idle_since_ns: int = 0
     leaving: Release | None = None
     """How far it is going down."""
+    leaving_for: Cause | None = None
+    """Why it went down last: one way down has one cause, however many edges it takes."""
     retiring: Release | None = None
     """How far it goes down as soon as it is idle, and it is not spared (operator, TTL, file)."""
+    retiring_for: Cause | None = None
+    """Why, when that was last decided."""
     claimed_by: str | None = None
     """The model that waits for this memory; its own name if it must reopen with larger slots."""
     handover_at_ns: int = 0
@@ -81,6 +87,11 @@ class ReplicaState:
             and self.leaving is None
             and self.retiring is None
         )
+
+    def retire(self, release: Release, cause: Cause) -> None:
+        """Down so far as soon as it is idle; what was decided before stands, unless it is less."""
+        if self.retiring is None or release is Release.GONE:
+            self.retiring, self.retiring_for = release, cause
 
 
 @dataclass(slots=True)
@@ -124,6 +135,8 @@ class ModelState:
     """After a failed load: no new try before."""
     switch_ns: int = 0
     """Predicted load + activate, as of its queue's last new head."""
+    misfit: str | None = None
+    """Why no device that is up could ever serve it, read after its name."""
     largest_cells: int = 0
     """The longest slot that fits beside the weights on an otherwise empty placement."""
     failed_kv_tokens: int | None = None

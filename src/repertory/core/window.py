@@ -2,12 +2,12 @@
 
 from itertools import combinations
 
-from repertory.core.moving import begin_load, weights_bytes
+from repertory.core.moving import Reason, begin_load, weights_bytes
 from repertory.core.offers import standing
 from repertory.core.serving import wake_at
 from repertory.core.state import ModelState, ReplicaState, State, Step
 from repertory.domain.actions import Solve
-from repertory.domain.decisions import Verdict
+from repertory.domain.decisions import Cause, Verdict
 from repertory.domain.events import PlanReady
 from repertory.domain.ladder import Rung
 from repertory.domain.plans import Candidate, Prewarm, Problem
@@ -66,7 +66,7 @@ def take_plan(state: State, step: Step, event: PlanReady) -> None:
             step.verdicts.append(Verdict("prewarm", prewarm.model, "pass over", refusal))
             continue
         replica = _replica_for(state, prewarm)
-        begin_load(state, step, replica, f"prewarm: {prewarm.why}")
+        begin_load(state, step, replica, Reason(Cause.PREWARM, f"prewarm: {prewarm.why}"))
 
 
 def _may_prewarm(state: State, model: ModelState) -> bool:

@@ -9,9 +9,10 @@ from repertory.doctor.findings import Finding, Level
 from repertory.doctor.machine import Machine
 from repertory.doctor.probe import LibraryReport
 from repertory.domain.specs import ModelSpec
-from repertory.live.fit import Room, least_bytes, pinned_misfit, size_text, warnings
+from repertory.live.fit import Room, least_bytes, pinned_misfit, warnings
 from repertory.live.log_file import MOST_FILES, ROTATE_BYTES
 from repertory.live.options import ServeConfig
+from repertory.perf.needs import size_text
 from repertory.reports.figures import bytes_text, seconds_text
 
 __all__ = ["Readings", "findings"]

@@ -1,11 +1,37 @@
 """The decision record: one per step, machine-readable, the source of `why`, replay and reports."""
 
 from dataclasses import dataclass
+from enum import Enum
 
 from repertory.domain.actions import Action
 from repertory.domain.events import Event
 
-__all__ = ["Decision", "Option", "Verdict"]
+__all__ = ["Cause", "Decision", "Option", "Verdict"]
+
+
+class Cause(Enum):
+    """What residency changes for.  The values are labels of the metrics."""
+
+    DEMAND = "demand"
+    """Requests wait."""
+    OPERATOR = "operator"
+    """A wish, a pin, a preload."""
+    PREWARM = "prewarm"
+    """Demand is expected."""
+    ROOM = "room"
+    """Another model gets the memory."""
+    SLOTS = "slots"
+    """It reopens with longer ones."""
+    PLACEMENT = "placement"
+    """It leaves for a place with more room."""
+    BUDGET = "budget"
+    """More memory was measured than is allowed."""
+    TTL = "ttl"
+    """Idle for its whole time to live."""
+    REPLACED = "replaced"
+    """Its file, or its layout, is another now."""
+    REMOVED = "removed"
+    """Nobody may ask for it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +62,8 @@ class Verdict:
     predicted_bytes: int | None = None
     basis: str = ""
     """Where the prediction comes from: `prior` or `measured`."""
+    cause: Cause | None = None
+    """Of every transition, and of a turn that is bounded; None: residency does not change."""
 
 
 @dataclass(frozen=True, slots=True)

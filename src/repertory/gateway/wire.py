@@ -30,7 +30,7 @@ class ErrorBody(Struct):
 
 class ModelState(Struct):
     value: str
-    """unloaded, loading, loaded, sleeping or failed (llama.cpp's words)."""
+    """unloaded, loading, loaded, sleeping, failed (llama.cpp's words) or too_large."""
     rung: str
     eta_s: float | None
     fault: str | None

@@ -28,13 +28,14 @@ from repertory.fleet.child import Child, WorkerCommand
 from repertory.fleet.local import LocalFleet, Loss, Worker
 from repertory.live.driver import Driver
 from repertory.live.facade import Service
-from repertory.live.fit import Room, size_text
+from repertory.live.fit import Room
 from repertory.live.log_file import LogFile
 from repertory.live.memory import process_bytes
 from repertory.live.options import ServeConfig
 from repertory.live.reload import Source, Wishes
 from repertory.live.server import Server
 from repertory.live.watch import Watch
+from repertory.perf.needs import size_text
 
 __all__ = ["Endpoint", "run_server"]
 

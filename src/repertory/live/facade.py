@@ -114,7 +114,8 @@ class ModelStatus:
     name: str
     aliases: tuple[str, ...]
     status: str
-    """unloaded, loading, loaded, sleeping (weights on the device, no KV), failed."""
+    """unloaded, loading, loaded, sleeping (weights on the device, no KV), failed, or too_large (for
+    every device, however empty).  The last two have a `fault`."""
     rung: str
     device: str
     is_pinned: bool

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from repertory.core.offers import USUAL_CELLS
-from repertory.domain.specs import KvShape, ModelSpec, WeightsForm
+from repertory.domain.specs import ModelSpec
 from repertory.live.options import ServeConfig
-from repertory.perf.bytes import MIN_CELLS, kv_bytes, shape_for, weights_footprint
+from repertory.perf.bytes import MIN_CELLS
+from repertory.perf.needs import Need, need_of, size_text
+from repertory.policy.fit import misfit
 
-__all__ = ["Room", "expected_room", "least_bytes", "pinned_misfit", "size_text", "warnings"]
+__all__ = ["Room", "expected_room", "least_bytes", "pinned_misfit", "warnings"]
 
 USUAL_OVERHEAD_BYTES = 170 << 20
 """Read back at the start of a server: 74 MiB server and worker, 96 kept for their growth."""
@@ -53,50 +55,6 @@ def expected_room(config: ServeConfig) -> Room | None:
         return None
     sizes = {device.id: device.memory_bytes or 0 for device in config.devices}
     return Room(sizes, "")
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """What a model takes at the least while it serves."""
-
-    name: str
-    place: str
-    weights_bytes: int
-    handle_bytes: int
-    buffers_bytes: int
-    kv: KvShape
-    kv_bytes: int
-
-    @property
-    def total_bytes(self) -> int:
-        return self.weights_bytes + self.handle_bytes + self.buffers_bytes + self.kv_bytes
-
-    def text(self) -> str:
-        return (
-            f"{self.name}: {size_text(self.total_bytes)} = {size_text(self.weights_bytes)} weights"
-            f" + {size_text(self.handle_bytes)} tokenizer + {size_text(self.buffers_bytes)} buffers"
-            f" + {size_text(self.kv_bytes)} for a KV memory of {self.kv.cells} tokens"
-        )
-
-
-def size_text(size_bytes: int) -> str:
-    """Exact enough to be added up by whoever reads it."""
-    return f"{size_bytes / 2**20:,.0f} MiB"
-
-
-def need_of(spec: ModelSpec, cells: int, place: str = "") -> Need:
-    """With one slot of so many tokens."""
-    foot = weights_footprint(spec, WeightsForm.PLAIN)
-    kv = shape_for(spec, 1, cells)
-    return Need(
-        name=spec.name,
-        place=place,
-        weights_bytes=foot.weights_bytes - spec.handle_bytes,
-        handle_bytes=spec.handle_bytes,
-        buffers_bytes=foot.buffers_bytes,
-        kv=kv,
-        kv_bytes=kv_bytes(spec, kv),
-    )
 
 
 def least_bytes(spec: ModelSpec) -> int:
@@ -167,12 +125,10 @@ def warnings(specs: Sequence[ModelSpec], pinned: Mapping[ModelSpec, str], room: 
     found = []
     for spec in specs:
         need = need_of(spec, MIN_CELLS)
-        if need.total_bytes > room.largest_bytes:
-            found.append(
-                f"{need.text()}, more than any device has: {room.text()}; it cannot be served: "
-                f"give {size_text(need.total_bytes - room.largest_bytes)} more memory, or choose "
-                f"a smaller file"
-            )
+        never = misfit(spec, room.devices)
+        if never is not None:
+            where = f" ({room.story})" if room.story else ""
+            found.append(f"{spec.name}: {never}{where}")
         elif spec not in pinned and need.total_bytes > room.total_bytes - held:
             found.append(
                 f"{need.text()}, but the pinned models leave "

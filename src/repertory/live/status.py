@@ -53,7 +53,7 @@ def model_status(
         measured_bytes=_measured_bytes(state, replica),
         weights_bytes=spec.weights_bytes,
         eta_s=eta_s,
-        fault=model.fault,
+        fault=model.fault or model.misfit,
         tokens_per_s=tokens_per_s,
     )
 
@@ -66,6 +66,8 @@ def highest(model: ModelState) -> ReplicaState | None:
 def _status_word(model: ModelState, replica: ReplicaState | None) -> str:
     if model.fault is not None:
         return "failed"
+    if model.misfit is not None:
+        return "too_large"
     if replica is None or (replica.rung is Rung.HOST and replica.transition is None):
         return "unloaded"
     if replica.rung is Rung.SERVING:

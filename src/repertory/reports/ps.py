@@ -59,6 +59,7 @@ def notes(status: ServiceStatus) -> list[str]:
         lines.append("not ready: no worker is up")
     if status.log_dropped:
         lines.append(f"decision log: {status.log_dropped} decisions could not be written")
-    lines += [f"fault: {fault}" for fault in status.faults]
-    lines += [f"fault: {model.name}: {model.fault}" for model in status.models if model.fault]
+    faults = [*status.faults]
+    faults += [f"{model.name}: {model.fault}" for model in status.models if model.fault]
+    lines += [f"fault: {fault}" for fault in dict.fromkeys(faults)]
     return lines

@@ -58,6 +58,8 @@ class Entry:
     predicted_s: float | None
     predicted_bytes: int | None
     basis: str
+    cause: str
+    """What it is for, in the words of the metrics; empty in logs of older versions."""
     moves: tuple[Move, ...]
 
     @property
@@ -227,6 +229,7 @@ class _Teller:
                 predicted_s=verdict.get("predicted_s"),
                 predicted_bytes=verdict.get("predicted_bytes"),
                 basis=verdict.get("basis", ""),
+                cause=verdict.get("cause") or "",
                 moves=moves,
             )
         )
@@ -321,7 +324,8 @@ def render(story: Story) -> list[str]:
 
 
 def _details(entry: Entry) -> list[str]:
-    lines = [f"why: {entry.why}"] if entry.why else []
+    cause = f" ({entry.cause})" if entry.cause else ""
+    lines = [f"why{cause}: {entry.why}"] if entry.why else []
     if entry.predicted_s is not None or entry.predicted_bytes is not None:
         lines.append(_comparison(entry))
     if entry.options:

@@ -2,6 +2,7 @@
 
 1. A path that needs no key lets everybody in.
 2. Without a file of keys everybody is the operator, where the server was started so; else nobody.
+   On loopback, web pages from elsewhere are not everybody: 403.
 3. The token is looked up; who has none, or a wrong one, gets 401.
 4. A key that may not ask for this path gets 403.
 5. A POST to the models takes of the key's rate and places; 429 with the seconds until there is
@@ -14,7 +15,6 @@ Nothing here is on the way of a token: `send` is passed on as it came.
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from repertory.gateway.answer import send_whole
 from repertory.gateway.doors.allowance import Allowances, Refusal, Ticket
 from repertory.gateway.doors.caller import CALLER, NOBODY, OPERATOR, Caller
 from repertory.gateway.doors.keys import KEYS_FILE, Key, KeyFile, Keyring
+from repertory.gateway.doors.origin import foreign_in, is_loopback
 from repertory.gateway.doors.rules import Access, access_of
 from repertory.gateway.failures import Failure, failure_of, http_failure
 
@@ -52,6 +53,8 @@ class Guard:
     """None: there never are keys (tests of what lies behind the door)."""
     is_open: bool = True
     """Everybody may come in while there is no file of keys: on loopback, or by `--no-auth`."""
+    is_loopback: bool = False
+    """Everybody is of this machine then, but for pages from elsewhere in its browsers."""
 
     def current(self) -> Keyring | None:
         return None if self.keys is None else self.keys.current()
@@ -70,20 +73,14 @@ def guard_of(state_dir: Path, host: str, has_no_auth: bool) -> Guard:
     3. Others reach it: only if the operator says that nobody needs a key.
     """
     keys = KeyFile(state_dir / KEYS_FILE)
-    is_open = has_no_auth or _is_loopback(host)
+    is_local = is_loopback(host)
+    is_open = has_no_auth or is_local
     if keys.current() is None and not is_open:
         raise ConfigError(
             f"{host} is reachable by others, and there are no API keys: make one with "
             f"'repertory keys add NAME --state-dir {state_dir}', or say --no-auth"
         )
-    return Guard(keys, is_open)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return Guard(keys, is_open, is_local)
 
 
 class Door:
@@ -130,7 +127,7 @@ class Door:
         access = access_of(scope["path"])
         ring = self._current_ring()
         if ring is None and self._guard.is_open:
-            return OPERATOR, None
+            return self._of_this_machine(scope["headers"])
         key = None if ring is None else _owner(ring, scope["headers"])
         if key is None:
             if access is Access.ANYONE:
@@ -145,6 +142,17 @@ class Door:
         if access is not Access.CLIENT or scope["method"] != "POST":
             return caller, None
         return self._take(key, caller)
+
+    def _of_this_machine(
+        self, headers: Iterable[tuple[bytes, bytes]]
+    ) -> tuple[Caller, None] | Failure:
+        """Nobody is asked for a key.  Only where others are meant to come in may pages as well."""
+        foreign = foreign_in(headers) if self._guard.is_loopback else None
+        if foreign is None:
+            return OPERATOR, None
+        sign, value = foreign
+        self._tally.denied(sign.value)
+        return http_failure(403, sign.text(value), f"foreign_{sign.value}")
 
     def _take(self, key: Key, caller: Caller) -> tuple[Caller, Ticket] | Failure:
         taken = self._allowances.take(key, _now_s())

@@ -53,6 +53,17 @@ Without a `keys.json` in the state folder nobody needs a key, and the server lis
 only (unless `--no-auth`). With one, also an empty one, it is as below. Keys are sent as
 `Authorization: Bearer KEY` or `x-api-key: KEY`.
 
+While nobody needs a key and the server listens on loopback, web pages from elsewhere that run in a
+browser of this machine get 403, whatever they ask for; programs send no `Origin`:
+
+| request | answer |
+| --- | --- |
+| `Origin` missing, or http(s) at `localhost`, 127.0.0.0/8 or `[::1]`, with any port | passes |
+| any other `Origin`, also `null` | 403 `foreign_origin` |
+| `Host` other than `localhost` or a loopback address (DNS rebinding) | 403 `foreign_host` |
+
+With keys:
+
 "passes": the endpoint answers. 401: no key, or none that is known. 403: the key is known and may
 not. 404: the model does not exist for this key (`model_not_found`), and lists leave it out.
 """

@@ -178,8 +178,8 @@ the page at the next scrape, and a counter that comes back starts at zero. Times
 the resolution of the event loop's clock, 1 ms.
 
 Reasons of `repertory_denied_requests_total`: the key (`missing`, `wrong`), what it may not ask for
-(`admin`; `reader`: the metrics), or HTTP itself (`malformed`, `head`: too large, `slow`,
-`connections`: too many).
+(`admin`; `reader`: the metrics), a web page from elsewhere while nobody needs a key (`origin`,
+`host`), or HTTP itself (`malformed`, `head`: too large, `slow`, `connections`: too many).
 
 Reasons of `repertory_transitions_total`: `demand` (requests wait), `operator` (a wish, a pin, a
 preload), `prewarm` (expected demand); and for moves down `room` (for another model), `slots`

@@ -1,7 +1,7 @@
 """What the decisions tell the metrics: waits, moves by reason, victims' age, predictions kept."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from repertory.domain.actions import (
     Activate,
@@ -22,13 +22,8 @@ from repertory.domain.events import (
     Event,
     FirstToken,
     Measured,
-    ModelAdded,
-    ModelRemoved,
-    OperatorAsked,
-    Timer,
     TransitionDone,
     TransitionFailed,
-    Wish,
     WorkerLost,
     WorkerUp,
 )
@@ -72,71 +67,6 @@ class _Move:
     began_unix_s: float
 
 
-_WHYS = (
-    ("makes room for ", "room"),
-    ("reopens with ", "slots"),
-    ("its weights stand where ", "placement"),
-    ("prewarm: ", "prewarm"),
-    ("asked for by the operator", "operator"),
-    ("0 wait", "operator"),
-)
-"""How the brain's own words begin.  (Nobody waits and it comes up all the same: it is wished.)"""
-_SAME = "goes on down"
-_NOT_WANTED = "is no longer wanted"
-
-
-@dataclass(slots=True)
-class _Reasons:
-    """Why a replica moves: from the verdict's words and from the events before it."""
-
-    of_replica: dict[str, str] = field(default_factory=dict)
-    """Why it left: one way down has one reason, however many edges it takes."""
-    to_retire: dict[str, str] = field(default_factory=dict)
-    """By model: what will end its replicas as soon as they are idle."""
-
-    def hear(self, event: Event) -> None:
-        match event:
-            case OperatorAsked(model=model, wish=Wish.UNLOAD):
-                self.to_retire[model] = "operator"
-            case OperatorAsked(model=model, wish=Wish.LOAD | Wish.PIN):
-                self.to_retire.pop(model, None)
-            case ModelRemoved(model=model):
-                self.to_retire[model] = "removed"
-            case ModelAdded(spec=spec):
-                self.to_retire[spec.name] = "replaced"
-            case _:
-                pass
-
-    def name(self, action: Transition, verdict: Verdict | None, event: Event) -> str:
-        reason = self._name(action, verdict.why if verdict is not None else "", event)
-        if _is_down(action):
-            self.of_replica[action.replica_id] = reason
-        else:
-            self.of_replica.pop(action.replica_id, None)
-        return reason
-
-    def keep_models(self, names: frozenset[str]) -> None:
-        for model in self.to_retire.keys() - names:
-            del self.to_retire[model]
-        for replica in [one for one in self.of_replica if one.rpartition("/")[0] not in names]:
-            del self.of_replica[replica]
-
-    def _name(self, action: Transition, why: str, event: Event) -> str:
-        """1. A move goes on.  2. The words say it.  3. Nobody wants it any more: of a timer, or
-        of what was heard before; else its memory was over a budget.  4. Somebody waits.
-        """
-        if why == _SAME:
-            return self.of_replica.get(action.replica_id, "room")
-        for words, reason in _WHYS:
-            if why.startswith(words):
-                return reason
-        if why == _NOT_WANTED:
-            if isinstance(event, Timer) and event.name == f"ttl:{action.replica_id}":
-                return "ttl"
-            return self.to_retire.get(action.model, "budget")
-        return "budget" if _is_down(action) else "demand"
-
-
 class DecisionMetrics:
     """Counts what the brain decided, and how well it predicted."""
 
@@ -156,7 +86,6 @@ class DecisionMetrics:
         self._last_use_ns: dict[str, int] = {}
         self._stories: dict[str, Story] = {}
         self._moves: dict[int, _Move] = {}
-        self._reasons = _Reasons()
 
     def story(self, request_id: str) -> Story | None:
         """Of a request that has no outcome yet.  Whoever holds it sees it go on."""
@@ -176,7 +105,6 @@ class DecisionMetrics:
             del self.last_use_unix_s[model]
         for model in self._last_use_ns.keys() - names:
             del self._last_use_ns[model]
-        self._reasons.keep_models(names)
 
     def take(self, decision: Decision) -> None:
         """A listener of `Service.subscribe`."""
@@ -197,7 +125,6 @@ class DecisionMetrics:
                     pass
 
     def _take_event(self, event: Event) -> None:
-        self._reasons.hear(event)
         match event:
             case Arrived(at_ns=at_ns, request=request):
                 self._stories[request.id] = Story(request.model, at_ns)
@@ -230,7 +157,7 @@ class DecisionMetrics:
         self.last_use_unix_s[model] = self._unix_s()
 
     def _begun(self, action: Transition, verdict: Verdict | None, event: Event) -> None:
-        reason = self._reasons.name(action, verdict, event)
+        reason = verdict.cause.value if verdict is not None and verdict.cause is not None else ""
         self.transitions.of(action.model, edge_of(action).value, reason).add()
         predicted_s = verdict.predicted_s if verdict is not None else None
         predicted_bytes = verdict.predicted_bytes if verdict is not None else None
@@ -267,10 +194,6 @@ class DecisionMetrics:
         lost = [id_ for id_, one in self._moves.items() if one.transition.node_id == node_id]
         for action_id in lost:
             del self._moves[action_id]
-
-
-def _is_down(action: Transition) -> bool:
-    return isinstance(action, Deactivate | Unload | Drop)
 
 
 def _verdict_of(decision: Decision, action_id: int) -> Verdict | None:
