@@ -132,14 +132,22 @@ def _growth(samples: Sequence[Sample]) -> list[Check]:
     quarter = len(samples) // 4
     second, last = samples[quarter : 2 * quarter], samples[-quarter:]
 
-    def grown(name: str) -> float:
-        return statistics.median(getattr(one, name) for one in last) - statistics.median(
-            getattr(one, name) for one in second
-        )
+    def grown(*names: str) -> float:
+        """Of the first, less the others."""
+
+        def middle(some: Sequence[Sample]) -> float:
+            first, *rest = names
+            return statistics.median(
+                getattr(one, first) - sum(getattr(one, name) for name in rest) for one in some
+            )
+
+        return middle(last) - middle(second)
 
     return [
         at_most("server grows", "MiB", grown("server_bytes") / _MIB, 4),
-        at_most("worker grows", "MiB", grown("worker_bytes") / _MIB, 4),
+        at_most(
+            "worker grows, without models", "MiB", grown("worker_bytes", "held_bytes") / _MIB, 4
+        ),
         at_most("open files more", "", grown("files"), 4),
         at_most("threads more", "", grown("threads"), 2),
     ]

@@ -70,10 +70,8 @@ class Files:
         end_s = time.monotonic() + _SEEN_S
         for path in paths:
             while time.monotonic() < end_s:
-                status, answer = await self.server.post(
-                    "/tokenize", {"model": path.stem, "prompt": "x"}
-                )
-                if status != 404 or "There is no model" not in str(answer):
+                answer = await self.server.get(f"/v1/models/{path.stem}")
+                if "There is no model" not in str(answer):  # it is there, or left out with a reason
                     break
                 await asyncio.sleep(_POLL_S)
             else:

