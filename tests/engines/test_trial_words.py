@@ -10,10 +10,12 @@ import pytest
 from lying import with_lying_words
 from running import Listener, RunningWorker, Walk, generation, running_worker, spec_of
 
-from repertory.domain.errors import OutOfMemory, Quarantined
+from bench.fuzz.gguf_layout import Layout, text
+from repertory.domain.errors import BadRequest, OutOfMemory, Quarantined
 from repertory.engines.contract import GrammarKind, Sampling
 from repertory.engines.gguf.make import make_model
 from repertory.engines.llamacpp.trial import Trials
+from repertory.engines.llamacpp.vocabulary import Vocabularies
 
 GENUINE = (sys.executable, "-m", "repertory.engines.llamacpp.trial")
 HI = [{"role": "user", "content": "hi"}]
@@ -151,6 +153,19 @@ def test_others_words_are_read_while_a_trial_runs_and_who_waits_for_it_shares_it
             assert await engine.tokenize(new, "hi")
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("greedy", ["'x' * 10**9", "10**9 * [0]", "2 ** (10 ** 8)"])
+def test_a_template_that_asks_for_all_memory_gets_an_answer(greedy, model_file, tmp_path):  # type: ignore[no-untyped-def]
+    layout = Layout.read(model_file().read_bytes())
+    layout.key("chat_template").value = text(b"{{ '-' * 3 }}{{ %s }}" % greedy.encode())
+    path = tmp_path / "greedy.gguf"
+    path.write_bytes(layout.build())
+    vocabularies = Vocabularies(lambda _: True)
+    with pytest.raises(BadRequest, match="asks for too much"):
+        vocabularies.render(str(path), HI, {})
+    assert vocabularies.tokenize(str(path), "hi")
+    Trials(None, GENUINE).prove_words(str(path), "greedy")
 
 
 WAITS = """

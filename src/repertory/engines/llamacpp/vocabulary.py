@@ -41,6 +41,8 @@ _TEMPLATE_FAULTS = (
     RecursionError,
 )
 """What a template can raise on messages that it does not expect."""
+_MOST_REPEATED = 1 << 20
+"""Items that a template's `*` may make, and bits of its numbers: honest ones indent a line."""
 
 
 class Unproven(Exception):
@@ -241,9 +243,38 @@ def _specials(model: Model) -> dict[str, str]:
     }
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Where a template of ten characters cannot ask for all memory: `'x' * 10**9` took 5 GB, while
+    it was compiled, for what is intercepted is not computed then."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(
+        self,
+        context: jinja2.runtime.Context,
+        operator: str,
+        left: Any,  # whatever a template has
+        right: Any,
+    ) -> Any:
+        if _product_size(operator, left, right) > _MOST_REPEATED:
+            raise jinja2.TemplateError(f"it asks for too much by '{operator}'")
+        return super().call_binop(context, operator, left, right)
+
+
+def _product_size(operator: str, left: Any, right: Any) -> int:
+    """Bits of a number, items of a sequence; 0: it cannot be large, or is an error of its own."""
+    if isinstance(left, int) and isinstance(right, int):
+        bits = left.bit_length()
+        return bits * abs(right) if operator == "**" else bits + right.bit_length()
+    for count, items in ((left, right), (right, left)):
+        if isinstance(count, int) and isinstance(items, str | bytes | list | tuple):
+            return max(0, count) * len(items)
+    return 0
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
     """As Hugging Face's `apply_chat_template` sets it up: templates are written against that."""
-    environment = ImmutableSandboxedEnvironment(
+    environment = _Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _tojson
