@@ -244,8 +244,8 @@ def _specials(model: Model) -> dict[str, str]:
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """Where a template of ten characters cannot ask for all memory: `'x' * 10**9` took 5 GB, while
-    it was compiled, for what is intercepted is not computed then."""
+    """Where a short template cannot ask for all memory.  `'x' * 10**9` was still being compiled
+    after three minutes, for constants are computed then; what is intercepted is not."""
 
     intercepted_binops = frozenset({"*", "**"})
 
