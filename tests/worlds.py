@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from repertory.domain.actions import Activate, Load, Transition
 from repertory.domain.events import Arrived, Cancelled, Event, OperatorAsked, Wish, order
-from repertory.domain.requests import Request
+from repertory.domain.requests import Fault, Request
 from repertory.domain.settings import Settings
 from repertory.domain.specs import DeviceSpec, ModelSpec, NodeSpec
 from repertory.engines.fake import llama_like, vllm_like
@@ -110,7 +110,8 @@ def faults(seed: int, share: float) -> Callable[[Transition], Failure | None]:
         luck = random.Random(f"{seed}/{transition.action_id}")
         if not isinstance(transition, (Load, Activate)) or luck.random() >= share:
             return None
-        return Failure("drawn by the test", is_out_of_memory=luck.random() < 0.5)
+        fault = Fault.OUT_OF_MEMORY if luck.random() < 0.5 else Fault.ENGINE
+        return Failure("drawn by the test", fault)
 
     return fail
 

@@ -18,29 +18,15 @@ from bench.checks import Check, at_least, at_most, finish
 from bench.fuzz.bodies import MODELS
 from bench.fuzz.files import Files
 from bench.fuzz.findings import Findings
-from bench.fuzz.gguf_layout import Layout, text
+from bench.fuzz.models import MEMORY, make_models
 from bench.fuzz.server import Sample, Watched
 from bench.fuzz.storm import HUNDRED, Storm
 from bench.fuzz.yamls import SLOW_S, Yamls, check_yamls
 from bench.serve.systems import repertory
-from repertory.engines.gguf.make import CHAT_TEMPLATE, Recipe, make_model
 
 _REQUESTS = 12_000
 _FILES = 275
 """Of each kind."""
-_MEMORY = "600MiB"
-_CONTEXT_TOKENS = 512
-"""So that an answer without `max_tokens` ends soon."""
-_THINKING = (
-    "{% if tools %}<tool_call>{{ tools | tojson }}{% endif %}"
-    + CHAT_TEMPLATE
-    + "{% if enable_thinking is not defined or enable_thinking %}<think>\n{% endif %}"
-)
-_RECIPES: dict[str, Recipe] = {
-    "ant": {"arch": "llama", "weights": "q8_0"},
-    "bee": {"arch": "qwen3", "weights": "q8_0"},
-    "cat": {"arch": "llama", "weights": "q4_0"},
-}
 _MIB = 2**20
 
 
@@ -83,10 +69,10 @@ async def _all(
 ) -> tuple[dict[str, Any], list[Check]]:  # JSON
     began_s = time.monotonic()
     models = place / "models"
-    sources = _make_models(models)
+    sources = make_models(models)
     requests = options.only or range(0 if options.files else options.requests)
     state = place / "state"
-    with repertory(models, state, "--memory", _MEMORY) as system:
+    with repertory(models, state, "--memory", MEMORY) as system:
         server = Watched(system, state / "server.log")
         for model in MODELS:
             await server.chat(model)
@@ -99,22 +85,6 @@ async def _all(
     raw = _raw(options.seed, storm, files, yamls) | {"seconds": time.monotonic() - began_s}
     _show(raw)
     return raw, _checks(storm, files, yamls)
-
-
-def _make_models(folder: Path) -> list[bytes]:
-    """Three tiny ones of two architectures, one of which thinks and calls tools."""
-    folder.mkdir()
-    for seed, name in enumerate(MODELS):
-        recipe = _RECIPES[name]
-        path = folder / f"{name}.gguf"
-        make_model(
-            path, size="tiny", seed=seed, name=name, context_tokens=_CONTEXT_TOKENS, **recipe
-        )
-    thinking = folder / "bee.gguf"
-    layout = Layout.read(thinking.read_bytes())
-    layout.key("chat_template").value = text(_THINKING.encode())
-    thinking.write_bytes(layout.build())
-    return [(folder / f"{name}.gguf").read_bytes() for name in MODELS]
 
 
 def _raw(seed: int, storm: Storm, files: Files, yamls: Yamls) -> dict[str, Any]:  # JSON
@@ -162,14 +132,22 @@ def _growth(samples: Sequence[Sample]) -> list[Check]:
     quarter = len(samples) // 4
     second, last = samples[quarter : 2 * quarter], samples[-quarter:]
 
-    def grown(name: str) -> float:
-        return statistics.median(getattr(one, name) for one in last) - statistics.median(
-            getattr(one, name) for one in second
-        )
+    def grown(*names: str) -> float:
+        """Of the first, less the others."""
+
+        def middle(some: Sequence[Sample]) -> float:
+            first, *rest = names
+            return statistics.median(
+                getattr(one, first) - sum(getattr(one, name) for name in rest) for one in some
+            )
+
+        return middle(last) - middle(second)
 
     return [
         at_most("server grows", "MiB", grown("server_bytes") / _MIB, 4),
-        at_most("worker grows", "MiB", grown("worker_bytes") / _MIB, 4),
+        at_most(
+            "worker grows, without models", "MiB", grown("worker_bytes", "held_bytes") / _MIB, 4
+        ),
         at_most("open files more", "", grown("files"), 4),
         at_most("threads more", "", grown("threads"), 2),
     ]

@@ -13,7 +13,8 @@ __all__ = ["Answer", "Talk", "talk"]
 
 HANG_S = 30.0
 _HEARS_S = 0.3
-"""So long for an answer to what may be no request; then the client says that it sends no more."""
+"""So long for the first byte of an answer to what may be no request; then the client says that it
+sends no more.  Whoever says so has left: an answer that it began to get meanwhile may end there."""
 _STALL_S = 45.0
 """The server ends a stalled request after 20 s."""
 
@@ -123,21 +124,25 @@ async def _read_all(reader: asyncio.StreamReader, found: Talk) -> None:
 
 async def _hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, found: Talk) -> None:
     """Answers until the end of the connection; after a silence the client says that it is done."""
-    method = found.case.methods[0]
+    method, has_left = found.case.methods[0], False
     with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-        first = asyncio.create_task(_answer(reader, method))
-        await asyncio.wait((first,), timeout=_HEARS_S)
-        if not first.done():
+        try:
+            async with asyncio.timeout(_HEARS_S):
+                begun = await reader.read(1)
+        except TimeoutError:
+            has_left = True
             writer.write_eof()
-        answer = await first
-        if answer is not None:
+            begun = await reader.read(1)
+        answer = await _answer(reader, method, begun) if begun else None
+        if answer is not None and (answer.is_whole or not has_left):
             found.answers.append(answer)
 
 
-async def _answer(reader: asyncio.StreamReader, method: str) -> Answer | None:
-    """The next answer; None: the connection ended.  Interim answers (1xx) are passed over."""
+async def _answer(reader: asyncio.StreamReader, method: str, begun: bytes = b"") -> Answer | None:
+    """The next answer, of which `begun` was read; None: the connection ended.  Interim answers
+    (1xx) are passed over."""
     while True:
-        line = await reader.readline()
+        line, begun = begun + await reader.readline(), b""
         if not line:
             return None
         version, _, rest = line.decode("latin-1").partition(" ")

@@ -14,13 +14,21 @@ from bench.fuzz.server import Watched
 from bench.fuzz.storm import look
 from bench.fuzz.verdicts import NAMED
 
-__all__ = ["BATCH", "Files"]
+__all__ = ["BATCH", "Files", "put"]
 
 BATCH = 50
 _ASKERS = 4
 _SEEN_S = 60.0
 """The folder is looked at again every 10 s."""
 _POLL_S = 0.2
+
+
+def put(folder: Path, seed: int, number: int, sources: Sequence[bytes]) -> Path:
+    """A damaged file, under its name only when it is complete."""
+    name, raw = damaged_gguf(seed, number, sources)
+    draft = folder / f".gguf-{number}.draft"
+    draft.write_bytes(raw)
+    return draft.rename(folder / f"gguf-{number}-{name}.gguf")
 
 
 @dataclass
@@ -38,37 +46,32 @@ class Files:
         began_s = time.monotonic()
         for at in range(0, len(numbers), BATCH):
             some = numbers[at : at + BATCH]
-            paths = [self._put(seed, number, sources) for number in some]
-            await self._until_seen(paths)
-            waiting = iter(paths)
-
-            async def ask(waiting: "iter[Path]" = waiting) -> None:  # type: ignore[valid-type]
-                for path in waiting:
-                    await self._ask(path.stem)
-
-            async with asyncio.TaskGroup() as askers:
-                for _ in range(_ASKERS):
-                    askers.create_task(ask())
-            await look(self.server, self.findings, some[0], some[-1])
+            paths = [put(self.folder, seed, number, sources) for number in some]
+            await self.ask(paths, some[0], some[-1])
             for path in paths:
                 path.unlink()
         self.seconds = time.monotonic() - began_s
 
-    def _put(self, seed: int, number: int, sources: Sequence[bytes]) -> Path:
-        """Under its name only when it is complete."""
-        name, raw = damaged_gguf(seed, number, sources)
-        draft = self.folder / f".gguf-{number}.draft"
-        draft.write_bytes(raw)
-        return draft.rename(self.folder / f"gguf-{number}-{name}.gguf")
+    async def ask(self, paths: Sequence[Path], first: int, last: int) -> None:
+        """Each for a chat, and a look at the server afterwards."""
+        await self._until_seen(paths)
+        waiting = iter(paths)
+
+        async def ask() -> None:
+            for path in waiting:
+                await self._ask(path.stem)
+
+        async with asyncio.TaskGroup() as askers:
+            for _ in range(_ASKERS):
+                askers.create_task(ask())
+        await look(self.server, self.findings, first, last)
 
     async def _until_seen(self, paths: Sequence[Path]) -> None:
         end_s = time.monotonic() + _SEEN_S
         for path in paths:
             while time.monotonic() < end_s:
-                status, answer = await self.server.post(
-                    "/tokenize", {"model": path.stem, "prompt": "x"}
-                )
-                if status != 404 or "There is no model" not in str(answer):
+                answer = await self.server.get(f"/v1/models/{path.stem}")
+                if "There is no model" not in str(answer):  # it is there, or left out with a reason
                     break
                 await asyncio.sleep(_POLL_S)
             else:

@@ -24,6 +24,8 @@ class Sample:
 
     server_bytes: int
     worker_bytes: int
+    held_bytes: int
+    """Of the worker's, what the models that are up hold: KV memory comes and goes with the load."""
     files: int
     """Open ones of the server, connections among them."""
     threads: int
@@ -61,11 +63,13 @@ class Watched:
         rows = [status, *status["models"]]
         return sum(int(row["running"]) + int(row["waiting"]) for row in rows)
 
-    def sample(self) -> Sample:
+    async def sample(self) -> Sample:
+        models = (await self.get("/admin/ps"))["models"]
         both = [psutil.Process(self.pid), psutil.Process(self.worker_pid)]
         return Sample(
             server_bytes=pss_bytes(self.pid),
             worker_bytes=pss_bytes(self.worker_pid),
+            held_bytes=sum(int(one["measured_bytes"] or 0) for one in models),
             files=len(os.listdir(f"/proc/{self.pid}/fd")),
             threads=sum(one.num_threads() for one in both),
         )

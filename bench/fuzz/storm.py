@@ -50,7 +50,7 @@ class Storm:
             await self._spread(seed, quick)
             self.hundreds += 1
             await look(self.server, self.findings, some[0], some[-1])
-            self.samples.append(self.server.sample())
+            self.samples.append(await self.server.sample())
         await asyncio.gather(*stalled)
         self.seconds = time.monotonic() - began_s
 

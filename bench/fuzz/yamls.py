@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -185,7 +185,13 @@ class Yamls:
     slowest_s: float = 0.0
 
 
-def check_yamls(seed: int, numbers: range | list[int], folder: Path, findings: Findings) -> Yamls:
+def check_yamls(
+    seed: int,
+    numbers: Sequence[int],
+    folder: Path,
+    findings: Findings,
+    slow_s: float = SLOW_S,
+) -> Yamls:
     """`folder` holds the models that the good file names."""
     found = Yamls()
     for number in numbers:
@@ -196,7 +202,7 @@ def check_yamls(seed: int, numbers: range | list[int], folder: Path, findings: F
         outcome = _read(path)
         took_s = time.perf_counter() - began_s
         found.slowest_s = max(found.slowest_s, took_s)
-        if took_s > SLOW_S:
+        if took_s > slow_s:
             findings.of_file(path.stem, f"read in {took_s:.1f} s")
         if outcome.startswith("!"):
             findings.of_file(path.stem, outcome[1:])

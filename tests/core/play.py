@@ -44,7 +44,7 @@ from repertory.domain.events import (
 )
 from repertory.domain.ladder import Rung, destination
 from repertory.domain.plans import Problem
-from repertory.domain.requests import FinishReason, Outcome, Request
+from repertory.domain.requests import Fault, FinishReason, Outcome, Request
 from repertory.domain.specs import KvShape, ModelSpec, Placement
 from repertory.perf.bytes import kv_bytes, weights_footprint
 from repertory.policy.prewarm import solve
@@ -181,11 +181,9 @@ class Play:
         copy.moving = None
         if copy.rung is Rung.DISK:
             del self.copies[action.replica_id]
-        self.send(
-            TransitionFailed(
-                self.now_ns, action_id, action.replica_id, "drawn by the test", memory, permanent
-            )
-        )
+        why = "drawn by the test"
+        fault = Fault.LOAD_FAILED if permanent else Fault.OUT_OF_MEMORY if memory else Fault.ENGINE
+        self.send(TransitionFailed(self.now_ns, action_id, action.replica_id, why, fault))
 
     def late(self) -> None:
         """A transition of a dead worker ends all the same."""

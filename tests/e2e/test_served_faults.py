@@ -9,6 +9,7 @@ from typing import Any
 
 import openai
 import pytest
+from lying import with_lying_words
 from serving import (
     DEADLINE_S,
     RunningServer,
@@ -155,9 +156,9 @@ def test_files_that_vanish_or_change_are_errors_of_their_models_only(
     assert complete(server, "ant")
 
 
-def greedy(server: RunningServer, model: str) -> tuple[int, Any]:
-    body = {"model": model, "prompt": "hi", "max_tokens": 4, "temperature": 0, "ignore_eos": True}
-    return server.post("/v1/completions", body)
+def greedy(server: RunningServer, model: str, prompt: object = "hi") -> tuple[int, Any]:
+    wishes = {"max_tokens": 4, "temperature": 0, "ignore_eos": True}
+    return server.post("/v1/completions", {"model": model, "prompt": prompt, **wishes})
 
 
 def test_a_load_that_fails_leaves_a_reason_and_a_working_server(
@@ -168,9 +169,9 @@ def test_a_load_that_fails_leaves_a_reason_and_a_working_server(
     raw = (folder / "bee.gguf").read_bytes()
     (folder / "bee.gguf").write_bytes(raw.replace(b"blk.0.ffn_up.weight", b"blk.0.ffn_xx.weight"))
     server = start(folder)
-    status, answer = server.post("/v1/completions", {"model": "bee", "prompt": "hi"})
-    assert status == 503, answer
-    assert "ffn_up" in answer["error"]["message"], answer
+    for status, answer in (greedy(server, "bee"), greedy(server, "bee", [5, 6])):
+        assert (status, answer["error"]["code"]) == (503, "load_failed"), answer
+        assert "ffn_up" in answer["error"]["message"], answer
     assert server.model("bee")["status"] == "failed"
     assert "ffn_up" in server.model("bee")["fault"]
     assert complete(server, "ant")
@@ -182,16 +183,52 @@ def test_a_file_that_kills_the_trial_is_quarantined(
     """The trial's own process is killed from here; no hook for it is shipped."""
     server = start(tiny_models)
     asked: list[tuple[int, Any]] = []
-    body = {"model": "bee", "prompt": "hi", "max_tokens": 4}
+    body = {"model": "bee", "prompt": [5, 6, 7], "max_tokens": 4}  # ids: the load is what tries it
     asking = threading.Thread(target=lambda: asked.append(server.post("/v1/completions", body)))
     asking.start()
     os.kill(wait_for(lambda: _trial_of(server)), signal.SIGSEGV)
     asking.join(DEADLINE_S)
     status, answer = asked[0]
-    assert status == 503
+    assert (status, answer["error"]["code"]) == (503, "quarantined")
     assert "quarantined" in answer["error"]["message"]
     assert "SIGSEGV" in server.model("bee")["fault"]
     assert complete(server, "ant")
+
+
+def test_lying_words_are_refused_by_name_until_the_file_is_replaced(
+    start: Start, tiny_models: Path, tmp_path: Path
+) -> None:
+    """Rendering, tokenising and loading alike; a neighbour's stream goes on, also over that."""
+    folder = copy_of(tiny_models, tmp_path / "own")
+    with_lying_words(tiny_models / "bee.gguf", folder / "bee.gguf")
+    server = start(folder)
+    worker = server.worker_pid()
+    stream = Reader(server, "ant").wait_flowing()
+    _refuses_lying_words(server)
+    assert stream.join().error is None
+    assert stream.finish == "length"
+    assert server.worker_pid() == worker
+    server.stop()
+    again = start(folder)
+    _refuses_lying_words(again)
+    (tmp_path / "good").write_bytes((tiny_models / "bee.gguf").read_bytes())
+    (tmp_path / "good").replace(folder / "bee.gguf")
+    wait_for(lambda: greedy(again, "bee")[0] == 200)
+
+
+def _refuses_lying_words(server: RunningServer) -> None:
+    chat = {"model": "bee", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+    for status, answer in (
+        server.post("/v1/chat/completions", chat),
+        server.post("/tokenize", {"model": "bee", "prompt": "hi"}),
+        greedy(server, "bee"),
+        greedy(server, "bee", [5, 6]),
+        greedy(server, "bee", [5, 6]),
+    ):
+        assert (status, answer["error"]["code"]) == (503, "quarantined"), answer
+        assert "bee.gguf is quarantined" in answer["error"]["message"]
+        assert "SIGABRT" in answer["error"]["message"]
+        assert "Replace the file" in answer["error"]["message"]
 
 
 def _trial_of(server: RunningServer) -> int | None:

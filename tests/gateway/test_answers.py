@@ -158,13 +158,13 @@ def test_an_answer_that_breaks_off_is_never_taken_for_a_whole_one(is_streaming: 
         (OutOfMemory("7 GiB"), 503, "out_of_memory"),
         (Quarantined("no"), 503, "quarantined"),
         (WorkerGone("no"), 503, "worker_gone"),
-        (EngineError("no"), 503, None),
+        (EngineError("no"), 503, "engine_failed"),
         (Overloaded("busy", 2.1), 429, "rate_limit_exceeded"),
     ],
 )
 @pytest.mark.parametrize("is_late", [False, True])
 def test_refusals_have_openais_shape(
-    error: Exception, status: int, code: str | None, is_late: bool
+    error: Exception, status: int, code: str, is_late: bool
 ) -> None:
     service = FakeService((error,)) if is_late else FakeService(refusal=error)
     reply = ask(service)

@@ -6,7 +6,7 @@ from repertory.core.window import arm_window
 from repertory.domain.actions import Cancel, Settle
 from repertory.domain.events import Arrived, Cancelled, Finished, FirstToken, GenerationFailed
 from repertory.domain.ladder import RequestStep, Rung
-from repertory.domain.requests import Outcome, OutcomeKind, Request
+from repertory.domain.requests import Fault, Outcome, OutcomeKind, Request
 from repertory.domain.specs import WeightsForm
 from repertory.perf.bytes import shape_for
 from repertory.policy.admit import Backlog, admit
@@ -84,7 +84,9 @@ def take_generation_failed(state: State, step: Step, event: GenerationFailed) ->
     """The engine gave a generation up; its slot is free."""
     record = state.requests.get(event.request_id)
     if record is not None:
-        outcome = Outcome(event.request_id, OutcomeKind.FAILED, event.message, status=500)
+        outcome = Outcome(
+            event.request_id, OutcomeKind.FAILED, event.message, None, 500, event.fault
+        )
         settle(state, step, record, outcome)
 
 
@@ -112,11 +114,12 @@ def _unservable(state: State, model: ModelState | None, request: Request) -> Out
     if model is None or model.is_removed:
         return _refused(request, 404, f"there is no model {request.model!r}")
     if state.is_draining:
-        return _refused(request, 503, "the server is shutting down")
+        return _refused(request, 503, "the server is shutting down", fault=Fault.WORKER_GONE)
     if model.fault is not None:
-        return _refused(request, 503, model.fault)
+        return _refused(request, 503, model.fault, fault=model.fault_kind)
     if model.misfit is not None:
-        return _refused(request, 503, f"{request.model} {model.misfit}")
+        why = f"{request.model} {model.misfit}"
+        return _refused(request, 503, why, fault=Fault.OUT_OF_MEMORY)
     context = model.spec.context_tokens
     if request.cells > context:
         return _refused(
@@ -131,14 +134,19 @@ def _unservable(state: State, model: ModelState | None, request: Request) -> Out
             503,
             f"{model.spec.weights_bytes} bytes of weights and {request.cells} tokens of KV memory "
             f"at {model.spec.kv_bytes_per_token} bytes each fit no device",
+            fault=Fault.OUT_OF_MEMORY,
         )
     return None
 
 
 def _refused(
-    request: Request, status: int, message: str, retry_after_s: float | None = None
+    request: Request,
+    status: int,
+    message: str,
+    retry_after_s: float | None = None,
+    fault: Fault | None = None,
 ) -> Outcome:
-    return Outcome(request.id, OutcomeKind.REFUSED, message, retry_after_s, status)
+    return Outcome(request.id, OutcomeKind.REFUSED, message, retry_after_s, status, fault)
 
 
 def _work_ns(state: State, model: ModelState, request: Request) -> int:

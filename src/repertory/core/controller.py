@@ -61,7 +61,7 @@ from repertory.domain.events import (
     WorkerUp,
 )
 from repertory.domain.ladder import Phase, Rung
-from repertory.domain.requests import Outcome, OutcomeKind
+from repertory.domain.requests import Fault, Outcome, OutcomeKind
 from repertory.domain.settings import Settings
 from repertory.policy.evict import Release
 
@@ -273,14 +273,15 @@ def _blocked(state: State, step: Step, name: str) -> None:
     watch_blocked(state, step, model)
     if not is_blocked(state, model):
         return
-    why = "no worker is running; see the server's log"
+    why, fault = "no worker is running; see the server's log", Fault.WORKER_GONE
     if state.nodes:
         why = "pinned models hold the memory it needs, or its devices are gone"
+        fault = Fault.OUT_OF_MEMORY
     oldest_ns = step.at_ns - round(state.settings.max_queue_s * 1e9)
     for record in list(model.queue.values()):
         if record.since_ns > oldest_ns:
             break
-        outcome = Outcome(record.request.id, OutcomeKind.FAILED, f"{name}: {why}", status=503)
+        outcome = Outcome(record.request.id, OutcomeKind.FAILED, f"{name}: {why}", None, 503, fault)
         settle(state, step, record, outcome)
 
 

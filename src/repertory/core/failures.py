@@ -9,7 +9,7 @@ from repertory.domain.actions import Activate, Load, Resize
 from repertory.domain.decisions import Verdict
 from repertory.domain.events import TransitionFailed
 from repertory.domain.ladder import Rung
-from repertory.domain.requests import Outcome, OutcomeKind
+from repertory.domain.requests import Fault, Outcome, OutcomeKind
 from repertory.domain.specs import WeightsForm
 from repertory.perf.bytes import MIN_CELLS, kv_bytes, shape_for, weights_footprint
 
@@ -51,11 +51,11 @@ def take_transition_failed(state: State, step: Step, event: TransitionFailed) ->
     if isinstance(transition, Load):
         _after_failed_load(state, step, model, replica, event)
     elif isinstance(transition, Activate):
-        if event.is_out_of_memory:
+        if event.fault is Fault.OUT_OF_MEMORY:
             model.failed_kv_tokens = transition.kv.tokens
         _try_later(state, step, model, event)
     elif isinstance(transition, Resize):
-        if event.is_out_of_memory:
+        if event.fault is Fault.OUT_OF_MEMORY:
             model.failed_kv_tokens = transition.kv.tokens
         else:
             _back_off(step, model)
@@ -63,10 +63,12 @@ def take_transition_failed(state: State, step: Step, event: TransitionFailed) ->
         wake_at(state, step, step.at_ns + round(_BACKOFF_S * 1e9), f"down:{replica.id}")
 
 
-def fail_waiting(state: State, step: Step, model: ModelState, message: str) -> None:
+def fail_waiting(
+    state: State, step: Step, model: ModelState, message: str, fault: Fault = Fault.ENGINE
+) -> None:
     """Those who wait for this model are told why they wait in vain."""
     for record in list(model.queue.values()):
-        outcome = Outcome(record.request.id, OutcomeKind.FAILED, message, status=503)
+        outcome = Outcome(record.request.id, OutcomeKind.FAILED, message, None, 503, fault)
         settle(state, step, record, outcome)
     model.is_wanted = False
 
@@ -76,11 +78,11 @@ def _after_failed_load(
 ) -> None:
     if replica.rung is Rung.DISK:
         forget_replica(state, replica)
-    if event.is_permanent:
-        model.fault = event.message
-        fail_waiting(state, step, model, event.message)
+    if event.fault.is_permanent:
+        model.fault, model.fault_kind = event.message, event.fault
+        fail_waiting(state, step, model, event.message, event.fault)
         return
-    if event.is_out_of_memory:
+    if event.fault is Fault.OUT_OF_MEMORY:
         more = max(_OUT_OF_MEMORY_BYTES, model.spec.weights_bytes // 10)
         model.extra_bytes = min(model.extra_bytes + more, _spare_bytes(state, model))
         model.need_bytes = None
@@ -102,7 +104,7 @@ def _try_later(state: State, step: Step, model: ModelState, event: TransitionFai
     if model.failures >= _TRIES:
         model.failures = model.extra_bytes = 0
         model.need_bytes = None
-        fail_waiting(state, step, model, event.message)
+        fail_waiting(state, step, model, event.message, event.fault)
     _back_off(step, model)
 
 

@@ -20,7 +20,7 @@ from repertory.domain.events import (
     WorkerUp,
 )
 from repertory.domain.ladder import Phase, Rung
-from repertory.domain.requests import Outcome, OutcomeKind
+from repertory.domain.requests import Fault, Outcome, OutcomeKind
 from repertory.domain.specs import KvShape, ModelSpec, WeightsForm
 from repertory.perf.bytes import MIN_CELLS, kv_bytes, weights_footprint
 from repertory.policy.evict import Release
@@ -63,7 +63,9 @@ def take_worker_lost(state: State, step: Step, event: WorkerLost) -> None:
         cancel_intent(state, step, name)
     for replica in [one for one in state.replicas.values() if one.node_id == event.node_id]:
         for record in list(replica.running.values()):
-            outcome = Outcome(record.request.id, OutcomeKind.FAILED, message, status=503)
+            outcome = Outcome(
+                record.request.id, OutcomeKind.FAILED, message, None, 503, Fault.WORKER_GONE
+            )
             settle(state, step, record, outcome)
         step.touched[replica.model] = None
         forget_replica(state, replica)
@@ -279,7 +281,8 @@ def _fail_unfit(state: State, step: Step, model: ModelState) -> None:
             why = f"{cells} tokens exceed the {longest} that {name!r} can hold here"
             if model.misfit is not None:
                 why = f"{name} {model.misfit}"
-            outcome = Outcome(record.request.id, OutcomeKind.FAILED, why, status=503)
+            fault = Fault.OUT_OF_MEMORY
+            outcome = Outcome(record.request.id, OutcomeKind.FAILED, why, None, 503, fault)
             settle(state, step, record, outcome)
 
 

@@ -185,11 +185,11 @@ def _try(state: State, step: Step, model: ModelState, supply: Supply) -> _Done:
 
 
 def _is_claiming(state: State, model: ModelState) -> bool:
-    """Claims under way are kept until their replicas have drained."""
-    return any(
-        state.replicas[one].running or state.replicas[one].phase is Phase.OPEN
-        for one in model.claims
-    )
+    """Claims under way are kept until their replicas have drained, and no resize that began before
+    is on its way any more: memory that still moves can be given by nobody.
+    """
+    claimed = [state.replicas[one] for one in model.claims]
+    return any(not one.is_idle or one.phase is Phase.OPEN for one in claimed)
 
 
 def _try_place(state: State, step: Step, model: ModelState, supply: Supply) -> _Done:

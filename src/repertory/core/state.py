@@ -11,7 +11,7 @@ from repertory.core.ledger import Ledger
 from repertory.domain.actions import Action, Load, Resize, Transition
 from repertory.domain.decisions import Cause, Option, Verdict
 from repertory.domain.ladder import Phase, RequestState, RequestStep, Rung, next_state
-from repertory.domain.requests import Request
+from repertory.domain.requests import Fault, Request
 from repertory.domain.settings import Settings
 from repertory.domain.specs import KvShape, ModelSpec, NodeSpec, Placement, WeightsForm
 from repertory.policy.evict import Release
@@ -130,6 +130,8 @@ class ModelState:
     """An operator asked for it; satisfied once it serves."""
     fault: str | None = None
     """Why it cannot be served; new requests are answered with this."""
+    fault_kind: Fault = Fault.ENGINE
+    """While there is a fault: what failed."""
     failures: int = 0
     not_before_ns: int = 0
     """After a failed load: no new try before."""

@@ -16,6 +16,8 @@ RepertoryError
 
 from typing import ClassVar
 
+from repertory.domain.requests import Fault
+
 __all__ = [
     "BadRequest",
     "ClientError",
@@ -29,6 +31,7 @@ __all__ = [
     "RepertoryError",
     "UnknownModel",
     "WorkerGone",
+    "engine_error",
 ]
 
 
@@ -76,40 +79,46 @@ class Overloaded(ClientError):
 
 
 class EngineError(RepertoryError):
-    """The engine failed; the server goes on.
-
-    `is_permanent`: the file itself is at fault; without it, trying again may help.
-    """
+    """The engine failed; the server goes on.  `fault` says what did, also where only words go."""
 
     status = 503
     kind = "engine_error"
-
-    def __init__(self, message: str, is_permanent: bool = False) -> None:
-        super().__init__(message)
-        self.is_permanent = is_permanent
+    fault: ClassVar[Fault] = Fault.ENGINE
 
 
 class LoadFailed(EngineError):
     """The file is at fault: it cannot be read, or not as a model.  Trying again cannot help."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, is_permanent=True)
+    fault = Fault.LOAD_FAILED
 
 
 class OutOfMemory(EngineError):
     """An allocation failed; a smaller placement or an eviction may help."""
 
+    fault = Fault.OUT_OF_MEMORY
+
 
 class Quarantined(EngineError):
     """This file killed a process before; replace it or lift the quarantine."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, is_permanent=True)
+    fault = Fault.QUARANTINED
 
 
 class WorkerGone(EngineError):
     """The worker died while it ran this request."""
 
+    fault = Fault.WORKER_GONE
+
 
 class ConfigError(RepertoryError):
     """The operator's configuration is wrong; the message holds file:line and a fix."""
+
+
+_ENGINE_ERRORS: dict[Fault, type[EngineError]] = {
+    kind.fault: kind for kind in (EngineError, LoadFailed, OutOfMemory, Quarantined, WorkerGone)
+}
+
+
+def engine_error(fault: Fault, message: str) -> EngineError:
+    """The error that a fault was before it went where only events go."""
+    return _ENGINE_ERRORS[fault](message)

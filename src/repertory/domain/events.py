@@ -11,7 +11,7 @@ from typing import Any
 
 from repertory.domain.ladder import Rung
 from repertory.domain.plans import Plan
-from repertory.domain.requests import FinishReason, Request
+from repertory.domain.requests import Fault, FinishReason, Request
 from repertory.domain.settings import Settings
 from repertory.domain.specs import ModelSpec, NodeSpec
 
@@ -74,6 +74,7 @@ class GenerationFailed:
     at_ns: int
     request_id: str
     message: str
+    fault: Fault = Fault.ENGINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +111,7 @@ class TransitionFailed:
     action_id: int
     replica_id: str
     message: str
-    is_out_of_memory: bool = False
-    is_permanent: bool = False
-    """The file itself is at fault: trying again cannot help."""
+    fault: Fault = Fault.ENGINE
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["FinishReason", "Outcome", "OutcomeKind", "Request"]
+__all__ = ["Fault", "FinishReason", "Outcome", "OutcomeKind", "Request"]
 
 
 class FinishReason(Enum):
@@ -11,6 +11,25 @@ class FinishReason(Enum):
 
     STOP = "stop"
     LENGTH = "length"
+
+
+class Fault(Enum):
+    """What failed, in the words of the API's error codes."""
+
+    LOAD_FAILED = "load_failed"
+    """The file cannot be read, or not as a model."""
+    QUARANTINED = "quarantined"
+    """The file killed a process that tried it."""
+    OUT_OF_MEMORY = "out_of_memory"
+    WORKER_GONE = "worker_gone"
+    """It died, or there is none."""
+    ENGINE = "engine_failed"
+    """Anything else."""
+
+    @property
+    def is_permanent(self) -> bool:
+        """The file itself is at fault: trying again cannot help."""
+        return self in (Fault.LOAD_FAILED, Fault.QUARANTINED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +69,5 @@ class Outcome:
     """For `REFUSED`: the predicted seconds until the queue is short enough again."""
     status: int | None = None
     """For `REFUSED` and `FAILED`: the HTTP status that fits."""
+    fault: Fault | None = None
+    """For `REFUSED` and `FAILED`: what failed; None: nothing did, the request cannot be."""

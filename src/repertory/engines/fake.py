@@ -22,7 +22,7 @@ from repertory.domain.actions import (
     Unload,
     edge_of,
 )
-from repertory.domain.errors import BadRequest, EngineError, LoadFailed, OutOfMemory, WorkerGone
+from repertory.domain.errors import BadRequest, EngineError, WorkerGone, engine_error
 from repertory.domain.events import Measured
 from repertory.domain.ladder import TRANSITIONS, Edge, Rung, destination
 from repertory.domain.specs import Capabilities, DeviceSpec, ModelSpec, NodeSpec
@@ -245,7 +245,7 @@ class FakeEngine:
         self._arm()
         end = await done
         if end.failure is not None:
-            raise _error(end.failure)
+            raise engine_error(end.failure.fault, end.failure.message)
         return Measured(end.took_ns, end.weights_bytes, end.kv_bytes, end.buffers_bytes, end.source)
 
     def _refuse_illegal(self, action: Transition) -> None:
@@ -337,9 +337,3 @@ class FakeEngine:
                 decode_ns=output.decode_ns,
             )
         ]
-
-
-def _error(failure: Failure) -> EngineError:
-    if failure.is_out_of_memory:
-        return OutOfMemory(failure.message)
-    return LoadFailed(failure.message) if failure.is_permanent else EngineError(failure.message)

@@ -20,6 +20,7 @@ from repertory.domain.actions import (
     Unload,
 )
 from repertory.domain.ladder import Rung
+from repertory.domain.requests import Fault
 from repertory.domain.specs import KvShape, ModelSpec, NodeSpec, Placement, WeightsForm
 from repertory.engines.step_loop import PREFILL_CHUNK, Job, Lane, Output, Running, StepLoop
 from repertory.perf.bytes import kv_bytes, weights_footprint
@@ -34,8 +35,7 @@ class Failure:
     """Why a transition of the model fails."""
 
     message: str
-    is_out_of_memory: bool = False
-    is_permanent: bool = False
+    fault: Fault = Fault.ENGINE
 
 
 @dataclass(frozen=True, slots=True)

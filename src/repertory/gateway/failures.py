@@ -44,6 +44,7 @@ _CODES: dict[type[RepertoryError], str] = {
     OutOfMemory: "out_of_memory",
     Quarantined: "quarantined",
     WorkerGone: "worker_gone",
+    EngineError: "engine_failed",
     TimedOut: "timeout",
 }
 

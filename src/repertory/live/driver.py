@@ -27,7 +27,7 @@ from repertory.domain.actions import (
     Unload,
     WakeAt,
 )
-from repertory.domain.errors import EngineError, OutOfMemory, RepertoryError, WorkerGone
+from repertory.domain.errors import EngineError, RepertoryError, WorkerGone
 from repertory.domain.events import (
     Event,
     Finished,
@@ -43,7 +43,7 @@ from repertory.domain.events import (
     order,
 )
 from repertory.domain.plans import Plan, Problem
-from repertory.domain.requests import Outcome
+from repertory.domain.requests import Fault, Outcome
 from repertory.domain.specs import ModelSpec, NodeSpec
 from repertory.engines.contract import Engine, GenerationSpec, TokenStep
 from repertory.policy.prewarm import solve
@@ -236,7 +236,8 @@ class Driver:
         except WorkerGone:
             pass  # its WorkerLost settles every request of it, and says why
         except RepertoryError as refused:
-            self.post(GenerationFailed(self.now_ns(), generation.id, str(refused)))
+            fault = refused.fault if isinstance(refused, EngineError) else Fault.ENGINE
+            self.post(GenerationFailed(self.now_ns(), generation.id, str(refused), fault))
 
     async def _cancel(self, engine: Engine, request_id: str) -> None:
         try:
@@ -260,8 +261,7 @@ class Driver:
                     action.action_id,
                     action.replica_id,
                     str(failed),
-                    is_out_of_memory=isinstance(failed, OutOfMemory),
-                    is_permanent=failed.is_permanent,
+                    failed.fault,
                 )
             )
         else:

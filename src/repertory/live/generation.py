@@ -6,13 +6,12 @@ from collections.abc import AsyncIterator, Callable
 
 from repertory.domain.errors import (
     ContextExceeded,
-    EngineError,
     Overloaded,
     RepertoryError,
     UnknownModel,
-    WorkerGone,
+    engine_error,
 )
-from repertory.domain.requests import Outcome, OutcomeKind
+from repertory.domain.requests import Fault, Outcome, OutcomeKind
 from repertory.engines.contract import GenerationSpec, TokenStep
 from repertory.live.facade import Piece, Progress, Stage
 
@@ -146,6 +145,4 @@ def _error(outcome: Outcome) -> RepertoryError | None:
         return UnknownModel(outcome.message, "model")
     if outcome.status == 400:
         return ContextExceeded(outcome.message)
-    if outcome.kind is OutcomeKind.REFUSED:
-        return EngineError(outcome.message)
-    return WorkerGone(outcome.message) if outcome.status == 503 else EngineError(outcome.message)
+    return engine_error(outcome.fault or Fault.ENGINE, outcome.message)

@@ -185,6 +185,5 @@ def _events_of(happened: Output | TransitionEnd) -> Iterator[Event]:
         transition.action_id,
         transition.replica_id,
         failure.message,
-        failure.is_out_of_memory,
-        failure.is_permanent,
+        failure.fault,
     )

@@ -5,7 +5,7 @@ Runs on its own thread, never on the step thread; the handles are the worker's o
 
 import json
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ from repertory.engines.llamacpp import CHUNK_TOKENS
 from repertory.engines.llamacpp.library import Model
 from repertory.engines.llamacpp.weights import FileState, file_state
 
-__all__ = ["Vocabularies"]
+__all__ = ["Unproven", "Vocabularies"]
 
 _MOST_HANDLES = 3
 """Of models that are not open as a whole.  One of 32k tokens holds some 12 MiB and opens in 85 ms,
@@ -41,6 +41,20 @@ _TEMPLATE_FAULTS = (
     RecursionError,
 )
 """What a template can raise on messages that it does not expect."""
+_MOST_REPEATED = 1 << 20
+"""Items that a template's `*` may make, and bits of its numbers: honest ones indent a line."""
+
+
+class Unproven(Exception):
+    """A vocabulary that must be tried in a child before this process opens it.
+
+    For the worker alone: it sees to that, and asks again.
+    """
+
+    def __init__(self, location: str, digest: str) -> None:
+        super().__init__(f"the words of {location} are not proven")
+        self.location = location
+        self.digest = digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +82,14 @@ class _Words:
 
 
 class Vocabularies:
-    """The vocabularies used last.  One thread at a time."""
+    """The vocabularies used last.  One thread at a time.
 
-    def __init__(self) -> None:
+    `is_proven` says of a file's digest whether its words may be opened here; one that is open as a
+    whole may be.  Whatever looks into a vocabulary raises `Unproven` otherwise.
+    """
+
+    def __init__(self, is_proven: Callable[[str], bool]) -> None:
+        self._is_proven = is_proven
         self._opened: OrderedDict[str, _Opened] = OrderedDict()
         self._whole: dict[str, tuple[FileState, Model]] = {}
         self._described: dict[str, tuple[FileState, ModelDescription]] = {}
@@ -172,7 +191,10 @@ class Vocabularies:
         if whole is not None and whole_state == state:
             opened = _opened(state, whole, Path(location).name, is_lent=True)
         else:
-            self.describe(location)  # our own reader refuses a lying head before the library does
+            # Our own reader refuses a lying head before the library does.
+            digest = self.describe(location).digest
+            if not self._is_proven(digest):
+                raise Unproven(location, digest)
             model = Model(Path(location), vocabulary_only=True)
             opened = _opened(state, model, Path(location).name, is_lent=False)
         self._opened[location] = opened
@@ -196,7 +218,7 @@ def _opened(state: FileState, model: Model, name: str, *, is_lent: bool) -> _Ope
     if model.chat_template is not None:
         try:
             template, fault = _environment().from_string(model.chat_template), ""
-        except jinja2.TemplateError as error:
+        except _TEMPLATE_FAULTS as error:
             fault = f"the chat template of {name} is broken: {error}"
     return _Opened(state, model, template, fault, is_lent)
 
@@ -214,14 +236,45 @@ def _words(model: Model, shows_specials: bool) -> _Words:
 def _specials(model: Model) -> dict[str, str]:
     named = {"bos_token": model.bos_token, "eos_token": model.eos_token}
     return {
-        name: "" if token is None else model.piece(token, shows_specials=True).decode()
+        name: ""
+        if token is None
+        else model.piece(token, shows_specials=True).decode("utf-8", "replace")
         for name, token in named.items()
     }
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Where a short template cannot ask for all memory.  `'x' * 10**9` was still being compiled
+    after three minutes, for constants are computed then; what is intercepted is not."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(
+        self,
+        context: jinja2.runtime.Context,
+        operator: str,
+        left: Any,  # whatever a template has
+        right: Any,
+    ) -> Any:
+        if _product_size(operator, left, right) > _MOST_REPEATED:
+            raise jinja2.TemplateError(f"it asks for too much by '{operator}'")
+        return super().call_binop(context, operator, left, right)
+
+
+def _product_size(operator: str, left: Any, right: Any) -> int:
+    """Bits of a number, items of a sequence; 0: it cannot be large, or is an error of its own."""
+    if isinstance(left, int) and isinstance(right, int):
+        bits = left.bit_length()
+        return bits * abs(right) if operator == "**" else bits + right.bit_length()
+    for count, items in ((left, right), (right, left)):
+        if isinstance(count, int) and isinstance(items, str | bytes | list | tuple):
+            return max(0, count) * len(items)
+    return 0
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
     """As Hugging Face's `apply_chat_template` sets it up: templates are written against that."""
-    environment = ImmutableSandboxedEnvironment(
+    environment = _Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.filters["tojson"] = _tojson
