@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from repertory.testing.clock import VirtualLoop, run_virtual
 
 
@@ -46,3 +48,17 @@ def test_exhausted_returns_when_no_timer_is_left() -> None:
         return loop.now_ns
 
     assert run_virtual(main) == 5_000_000_000
+
+
+def test_whoever_waits_in_vain_while_something_beats_is_told() -> None:
+    async def main(loop: VirtualLoop) -> None:
+        async def beat() -> None:
+            for _ in range(10_000):
+                await asyncio.sleep(60)
+
+        beating = asyncio.create_task(beat())
+        await loop.create_future()
+        beating.cancel()
+
+    with pytest.raises(TimeoutError, match="virtual time"):
+        run_virtual(main)

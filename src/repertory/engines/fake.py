@@ -8,8 +8,9 @@ start, bytes that stay while asleep, tensor parallel, one step loop per replica)
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
+
+from msgspec import structs
 
 from repertory.domain.actions import (
     Activate,
@@ -329,7 +330,7 @@ class FakeEngine:
             return [told]
         del self._generations[name], self._sent[name]
         return [
-            replace(
+            structs.replace(
                 told,
                 finish=planned.finish,
                 embedding=embedding_of(planned.spec) if planned.spec.wants_embedding else (),

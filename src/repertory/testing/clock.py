@@ -52,6 +52,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return True
 
 
+_LONGEST_S = 86_400.0
+"""Whoever waits for what never comes while something else keeps beating is told, in seconds."""
+
+
 class _JumpSelector(selectors.DefaultSelector):
     def __init__(self, loop: VirtualLoop) -> None:
         super().__init__()
@@ -65,6 +69,8 @@ class _JumpSelector(selectors.DefaultSelector):
         if timeout is None:
             return ready if self._loop.wake_exhausted() else super().select(None)
         scheduled = self._loop._scheduled  # type: ignore[attr-defined]  # the loop's timer heap
+        if scheduled[0].when() > _LONGEST_S:
+            raise TimeoutError(f"{_LONGEST_S:g} s of virtual time, and still no end")
         self._loop.now_ns = max(self._loop.now_ns, round(scheduled[0].when() * 1e9))
         return ready
 
