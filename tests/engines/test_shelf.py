@@ -85,7 +85,7 @@ def test_a_vocabulary_is_opened_once_and_follows_its_model(model_file) -> None: 
     """Lent by a model that is open as a whole; by itself before and after."""
     path: Path = model_file()
     place = str(path)
-    own = Vocabularies()
+    own = Vocabularies(lambda _: True)
     expected = own.tokenize(place, "to be")
     before = own._open(place).model
     whole = Model(path)
@@ -99,7 +99,7 @@ def test_a_vocabulary_is_opened_once_and_follows_its_model(model_file) -> None: 
 
 
 def test_vocabularies_of_closed_models_are_few_and_lent_ones_do_not_count(model_file) -> None:  # type: ignore[no-untyped-def]
-    own = Vocabularies()
+    own = Vocabularies(lambda _: True)
     lender = model_file(seed=9)
     own.adopt(str(lender), Model(lender))
     paths = [model_file(seed=seed) for seed in range(4)]
