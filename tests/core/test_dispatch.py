@@ -8,7 +8,7 @@ import pytest
 from core.play import Play
 from repertory.domain.actions import Activate, Cancel, Deactivate, Dispatch, Load, Resize
 from repertory.domain.events import Cancelled, DrainAsked, Finished, GenerationFailed
-from repertory.domain.requests import FinishReason, OutcomeKind, Request
+from repertory.domain.requests import Fault, FinishReason, OutcomeKind, Request
 from repertory.domain.settings import Settings
 from repertory.domain.specs import WeightsForm
 from worlds import GIB, World, llama_world, model, vllm_world
@@ -75,6 +75,7 @@ def test_a_model_that_fits_no_device_is_refused_with_503_and_the_arithmetic() ->
     refused = play.outcomes[play.ask("huge")]
     assert (refused.kind, refused.status, refused.retry_after_s) == (OutcomeKind.REFUSED, 503, None)
     assert refused.message.startswith("huge cannot be served: it needs 4,136 MiB = 4,096 MiB wei")
+    assert refused.fault is Fault.OUT_OF_MEMORY
     assert "the largest device, dev0, has" in refused.message
     assert play.ask("small") not in play.outcomes
     play.end()
@@ -89,6 +90,7 @@ def test_who_came_before_the_worker_is_told_when_it_shows_that_nothing_fits() ->
     play.up()
     assert play.outcomes[unknown].status == 503
     assert play.outcomes[unknown].message.startswith("giant cannot be served: it needs")
+    assert play.outcomes[unknown].fault is Fault.OUT_OF_MEMORY
     play.end()
     assert play.outcomes[small].kind is OutcomeKind.DONE
 

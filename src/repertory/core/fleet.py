@@ -281,7 +281,8 @@ def _fail_unfit(state: State, step: Step, model: ModelState) -> None:
             why = f"{cells} tokens exceed the {longest} that {name!r} can hold here"
             if model.misfit is not None:
                 why = f"{name} {model.misfit}"
-            fault = Fault.OUT_OF_MEMORY
+            is_memory = cells <= model.spec.context_tokens
+            fault = Fault.OUT_OF_MEMORY if is_memory else Fault.ENGINE
             outcome = Outcome(record.request.id, OutcomeKind.FAILED, why, None, 503, fault)
             settle(state, step, record, outcome)
 

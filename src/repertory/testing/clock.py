@@ -14,6 +14,10 @@ __all__ = ["VirtualLoop", "run_virtual"]
 
 T = TypeVar("T")
 
+_LONGEST_S = 86_400.0
+"""Of a run, in virtual seconds: whoever waits for what never comes while something else keeps
+beating is told so within seconds of ours."""
+
 
 class VirtualLoop(asyncio.SelectorEventLoop):
     """Virtual time; everything else as asyncio has it."""
@@ -50,10 +54,6 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             return False
         self.call_soon(self._quiet.popleft())
         return True
-
-
-_LONGEST_S = 86_400.0
-"""Whoever waits for what never comes while something else keeps beating is told, in seconds."""
 
 
 class _JumpSelector(selectors.DefaultSelector):
