@@ -377,12 +377,11 @@ def test_host_memory_full_a_replica_drops_to_the_disk() -> None:
     world = vllm_world()
     node = replace(world.node, host_memory_bytes=GIB // 4)
     play = Play(replace(world, node=node, settings=SETTINGS))
-    bring_up(play, "c")
-    wish(play, "c", Wish.UNPIN)
-    play.pass_s(2.0)
-    for name in ("b", "d", "a"):
+    for name in ("c", "b", "d"):
         bring_up(play, name)
-        play.pass_s(2.0)
+    play.pass_s(2.0)
+    wish(play, "b", Wish.UNLOAD)
+    play.load_all()
     assert any(isinstance(one, Drop) for one in play.asked)
     assert not any(isinstance(one, Unload) for one in play.asked)
     play.end()

@@ -7,29 +7,41 @@ from collections import deque
 __all__ = ["ArrivalRate", "OutputLength"]
 
 
+_SILENCE_BEFORE_NS = 60_000_000_000
+"""Taken for granted before anybody watched: the first request is no flood."""
 _LATEST = 4
 """Arrivals whose gaps tell of a burst: two of them may be a pair, and no more."""
 
 
 class ArrivalRate:
-    """Requests per second, exponentially weighted with a half-life."""
+    """Requests per second, exponentially weighted with a half-life.
 
-    __slots__ = ("_at_ns", "_decay_per_ns", "_latest_ns", "_per_s", "_weight_per_s")
+    Over the time that was watched: five requests in the first half minute are ten per minute, not
+    five per half-life.
+    """
 
-    def __init__(self, half_life_s: float) -> None:
+    __slots__ = ("_at_ns", "_count", "_decay_per_ns", "_latest_ns", "_since_ns")
+
+    def __init__(self, half_life_s: float, since_ns: int) -> None:
+        """Watched from `since_ns` on."""
         self._decay_per_ns = math.log(2.0) / (half_life_s * 1e9)
-        self._weight_per_s = math.log(2.0) / half_life_s
-        self._per_s = 0.0
-        self._at_ns = 0
+        self._count = 0.0
+        """Arrivals, each by its weight now."""
+        self._at_ns = since_ns
+        self._since_ns = since_ns - _SILENCE_BEFORE_NS
         self._latest_ns: deque[int] = deque(maxlen=_LATEST)
 
     def count(self, at_ns: int) -> None:
-        self._per_s = self.per_s(at_ns) + self._weight_per_s
+        self._count = self._decayed(at_ns) + 1.0
         self._at_ns = at_ns
         self._latest_ns.append(at_ns)
 
     def per_s(self, at_ns: int) -> float:
-        return self._per_s * math.exp((self._at_ns - at_ns) * self._decay_per_ns)
+        watched = -math.expm1((self._since_ns - at_ns) * self._decay_per_ns)
+        return self._decayed(at_ns) * self._decay_per_ns * 1e9 / watched
+
+    def _decayed(self, at_ns: int) -> float:
+        return self._count * math.exp((self._at_ns - at_ns) * self._decay_per_ns)
 
     def gap_s(self, at_ns: int) -> float:
         """Mean of the last gaps between arrivals, the one that runs now included.

@@ -86,7 +86,7 @@ def take_model_added(state: State, step: Step, event: ModelAdded) -> None:
     if model is None:
         model = ModelState(
             spec,
-            ArrivalRate(state.settings.rate_half_life_s),
+            ArrivalRate(state.settings.rate_half_life_s, step.at_ns),
             OutputLength(state.settings.output_prior_tokens),
         )
         model.is_pinned = spec.is_pinned

@@ -27,6 +27,7 @@ __all__ = [
     "roomiest_bytes",
     "sites",
     "standing",
+    "widening",
 ]
 
 USUAL_CELLS = 2048
@@ -142,6 +143,45 @@ def claims(
     return best[2] if best is not None else None
 
 
+def widening(state: State, step: Step, model: ModelState, supply: Supply) -> tuple[Eviction, ...]:
+    """Idle replicas whose memory would give a served model the slots that it lacks, if giving them
+    up loses less than what its queue waits until one is free.
+    """
+    replica = min(
+        (one for one in model.replicas.values() if one.is_open),
+        key=lambda one: (one.running_ns, one.id),
+        default=None,
+    )
+    if replica is None or replica.transition is not None or replica.kv is None:
+        return ()
+    held = replica.kv
+    victims = _others(model, supply.victims(replica.node_id))
+    if not victims or not state.node_of(replica).capabilities.kv_resizable:
+        return ()
+    saved_s = _aged(state, step, model) * replica.running_ns / 1e9 / max(1, len(replica.running))
+    for shape in _wider(model, replica, held):
+        need = dict.fromkeys(replica.placement.devices, kv_bytes(replica.spec, shape))
+        chosen = _evictions(state, need, victims)
+        if chosen and sum(one.loss_s for one in chosen) < saved_s:
+            return chosen
+    return ()
+
+
+def _wider(model: ModelState, replica: ReplicaState, held: KvShape) -> Iterator[KvShape]:
+    """All that its queue lacks, or at least what its head does."""
+    ahead = _ahead(model)
+    taken, spec = len(replica.running), replica.spec
+    shapes = (
+        shape_for(spec, taken + len(model.queue), max(ahead)),
+        shape_for(spec, taken + 1, ahead[0]),
+    )
+    for shape in dict.fromkeys(shapes):
+        wider = KvShape(max(shape.sequences, held.sequences), max(shape.cells, held.cells))
+        fails = model.failed_kv_tokens is not None and wider.tokens >= model.failed_kv_tokens
+        if wider != held and not fails:
+            yield wider
+
+
 def standing(model: ModelState) -> ReplicaState | None:
     """The replica of a starved model that can go up again: the highest rung, then the name."""
     order = {Rung.DEVICE: 0, Rung.HOST: 1, Rung.DISK: 2}
@@ -243,11 +283,12 @@ def _rung_at(node: NodeSpec, replica: ReplicaState | None) -> Rung:
 
 
 def _work_s(state: State, step: Step, model: ModelState, site: Site) -> float:
-    """Device seconds of the work expected during a residency at that site.
+    """Seconds that the work expected during a residency at that site takes.
 
     1. Repacked weights load slower and compute faster (worker.md, Memory): counting the work
        beside the switch lets the least harm choose.
-    2. An accelerator computes faster than cores; a device that others keep busy is shared.
+    2. A device that others keep busy is shared: each second of work takes as many as there are
+       replicas with work.  An accelerator computes faster than cores.
     Where there is nothing to choose between, the sum is spared.
     """
     spec = model.spec
@@ -259,8 +300,6 @@ def _work_s(state: State, step: Step, model: ModelState, site: Site) -> float:
     if head is not None:
         prompt, output = head.request.prompt_tokens, min(output, head.request.max_tokens)
     work_s = requests * state.costs.work_s(spec, site.placement.form, prompt, output)
-    if len(state.devices) == 1:
-        return work_s
     devices = set(site.placement.devices)
     is_fast = any(one.backend != "cpu" for one in site.node.devices if one.id in devices)
     sharing = sum(

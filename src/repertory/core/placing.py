@@ -22,7 +22,15 @@ from repertory.core.moving import (
     forget_replica,
     reserve_serving,
 )
-from repertory.core.offers import Offer, claims, need_bytes, offers, sites, standing
+from repertory.core.offers import (
+    Offer,
+    claims,
+    need_bytes,
+    offers,
+    sites,
+    standing,
+    widening,
+)
 from repertory.core.serving import claim, reopen, wake_at
 from repertory.core.state import Intent, ModelState, ReplicaState, State, Step
 from repertory.core.victims import Supply, idle_victims
@@ -100,14 +108,27 @@ def place(state: State, step: Step, fresh: list[str]) -> None:
     if step.has_bytes:
         step.has_bytes = False
         _start_intents(state, step)
+        step.touched |= state.short
     if step.has_room:
         step.has_room = False
         _relieve(state, step)
         starving = list(state.starved.values())
+        short = list(state.short)
     else:
         starving = [state.starved[name] for name in fresh if name in state.starved]
-    if not starving or not state.nodes:
+        short = list(step.short)
+    step.short = {}
+    if not state.nodes:
         return
+    if starving:
+        _place_starving(state, step, starving)
+    if step.touched:  # slots may be found without anybody's loss
+        step.short |= dict.fromkeys(short)
+    elif short:
+        _widen(state, step, short)
+
+
+def _place_starving(state: State, step: Step, starving: list[Starving]) -> None:
     supply = Supply(state, step)
     rest = in_order(starving, step.at_ns, state.settings.max_wait_s)
     for _ in range(_TRIES):
@@ -116,6 +137,31 @@ def place(state: State, step: Step, fresh: list[str]) -> None:
         supply = Supply(state, step)
     if supply.ripe is not None:
         wake_at(state, step, supply.ripe, "room")
+
+
+def _widen(state: State, step: Step, short: list[str]) -> None:
+    """Idle replicas go for slots of a served model, where that loses less than the wait it saves.
+
+    For one model at a time, the longest-waiting first: room that was made leads to the next pass.
+    """
+    waiting = [state.models[name] for name in short if name in state.short]
+    waiting = [model for model in waiting if model.oldest is not None]
+    supply = None
+    for model in sorted(waiting, key=_waits_since)[:_TRIES]:
+        supply = supply or Supply(state, step)
+        chosen = widening(state, step, model, supply)
+        for one in chosen:
+            why = f"makes room for slots of {model.spec.name}: P(use soon) x reload = "
+            reason = Reason(Cause.SLOTS, f"{why}{one.loss_s:.3g} s")
+            release_replica(state, step, state.replicas[one.replica_id], one.release, reason)
+        if chosen:
+            return
+
+
+def _waits_since(model: ModelState) -> tuple[int, str]:
+    head = model.oldest
+    assert head is not None
+    return head.since_ns, model.spec.name
 
 
 class _Done(Enum):

@@ -55,6 +55,8 @@ def dequeue(state: State, model: ModelState, record: RequestRecord) -> None:
 
 def serve(state: State, step: Step, model: ModelState) -> None:
     """Dispatch what waits to open replicas, oldest first, and ask for larger KV memory if short."""
+    was_short = model.spec.name in state.short
+    state.short.pop(model.spec.name, None)
     if not model.queue:
         return
     _spare_own(state, step, model)
@@ -74,6 +76,8 @@ def serve(state: State, step: Step, model: ModelState) -> None:
             _dispatch(state, step, model, record, chosen)
     if model.queue:
         _grow(state, step, model, open_replicas)
+        if model.spec.name in state.short and not was_short:
+            step.short[model.spec.name] = None
 
 
 def _spare_own(state: State, step: Step, model: ModelState) -> None:
@@ -206,7 +210,9 @@ def _grow(state: State, step: Step, model: ModelState, open_replicas: list[Repli
     """More or longer KV slots for a queue that does not fit.
 
     1. A larger context class into memory that nobody needs.
-    2. If the head is longer than the slots, the replica drains and reopens with longer ones.
+    2. Else it is short of slots: others may make room for them (`core.placing`).
+    3. If the head is longer than the slots, the replica drains and reopens with longer ones,
+       unless they are found before that.
     """
     replica = min(open_replicas, key=lambda one: (one.running_ns, one.id))
     head = model.oldest
@@ -222,6 +228,8 @@ def _grow(state: State, step: Step, model: ModelState, open_replicas: list[Repli
             why = f"{len(replica.running)} run and {len(model.queue)} wait"
             begin_resize(state, step, replica, shape, why)
             return
+    if replica.claimed_by in (None, model.spec.name):
+        state.short[model.spec.name] = None
     if head.request.cells > replica.kv.cells and replica.claimed_by is None:
         why = f"a request of {head.request.cells} tokens does not fit {replica.kv.cells} cells"
         claim(state, step, replica, model, why)

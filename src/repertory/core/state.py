@@ -174,6 +174,8 @@ class Step:
     verdicts: list[Verdict] = field(default_factory=list)
     touched: dict[str, None] = field(default_factory=dict)
     """Models whose queue, replicas or intent changed."""
+    short: dict[str, None] = field(default_factory=dict)
+    """Models that lack slots as of this event."""
     has_bytes: bool = False
     """Bytes were freed: placements under way may start."""
     has_room: bool = False
@@ -199,6 +201,8 @@ class State:
         self.starved: dict[str, Starving] = {}
         """Models with demand and nothing under way."""
         self.starved_ns: int = 0
+        self.short: dict[str, None] = {}
+        """Models that are served, with requests that wait for a slot and no memory for one."""
         self.waiting: int = 0
         self.queued_ns: int = 0
         self.timers: dict[str, int] = {}

@@ -3,5 +3,5 @@
 __all__ = ["CHUNK_TOKENS"]
 
 CHUNK_TOKENS = 128
-"""Tokens per prefill step, in both modes.  Measured on two cores, 300M q8_0: 458 tok/s at 128,
-454 at 256, 395 at 512; and a short step leaves the device sooner to another model."""
+"""The most tokens of a prefill step, in both modes.  Measured on two cores, 300M q8_0: 458 tok/s
+at 128, 454 at 256, 395 at 512; and a short step leaves the device sooner to another model."""

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an assert would else attach a
 # libgomp spins at its barriers while a descheduled thread holds all others up.  Measured on two
 # cores, 50M q8_0, per token: alone 1.8 ms at any count; beside two busy processes 966 ms by
 # default, 8.4 ms with 1,000 spins.  Read when the library loads, hence before the import.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import llama_cpp
 from llama_cpp import llama_cpp as _declarations
@@ -189,8 +189,12 @@ class Model:
         repacked: bool = False,
         accelerator: Accelerator | None = None,
         layers: int | None = None,
+        on_progress: Callable[[float], None] = lambda _: None,
     ) -> None:
-        """`layers` of the model go to the accelerator, the rest stays on the CPU; None: all go."""
+        """`layers` of the model go to the accelerator, the rest stays on the CPU; None: all go.
+
+        `on_progress` hears the share of the bytes that are loaded, before each tensor.
+        """
         start()
         forget_statements()
         options = api.llama_model_default_params()
@@ -201,6 +205,12 @@ class Model:
         chosen = [] if accelerator is None else [accelerator.pointer]
         devices = (ctypes.c_void_p * (len(chosen) + 1))(*chosen, None)  # none: the CPU alone
         options.devices = ctypes.cast(devices, ctypes.c_void_p)
+
+        def go_on(share: float, _: object) -> bool:
+            on_progress(share)
+            return True
+
+        options.progress_callback = api.llama_progress_callback(go_on)
         self._handle = api.llama_model_load_from_file(os.fsencode(path), options)
         if not self._handle:
             reason = f"llama.cpp cannot load {path.name}: {last_errors()}"
@@ -216,6 +226,11 @@ class Model:
     def free(self) -> None:
         api.llama_model_free(self._handle)
         self._handle = None
+
+    @property
+    def weights_bytes(self) -> int:
+        """Of all its tensors."""
+        return int(api.llama_model_size(self._handle))
 
     def tokenize(self, text: str, *, adds_specials: bool) -> tuple[int, ...]:
         """Token ids; specials written in the text count as specials."""

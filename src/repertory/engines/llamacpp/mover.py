@@ -204,12 +204,14 @@ class Mover:
         source: Rung | None = None
         match action:
             case Stage():
-                self._stage(replica)
+                with self._working():
+                    _stage(replica.spec)
             case Load():
                 with self._working():
                     self._check_file(replica.spec)
-                started_ns = time.monotonic_ns()  # a first trial is no part of what a load costs
-                source = self._load(replica, action.placement)
+                    self._await_step(action.placement)
+                    started_ns = time.monotonic_ns()  # neither is a part of what a load costs
+                    source = self._load(replica, action.placement)
             case Activate():
                 self._activate(replica, action.kv)
             case Resize():
@@ -231,10 +233,11 @@ class Mover:
             source=source,
         )
 
-    def _stage(self, replica: _Replica) -> None:
-        with self._working():
-            for path in shards(Path(replica.spec.location)):
-                read_into_host(path)
+    def _await_step(self, placement: Placement) -> None:
+        """Until a core is free: beside a step of all threads, a niced one gets next to nothing."""
+        for device in placement.devices:
+            if device in self._devices:
+                self._devices[device].loop.call(lambda: None).result()
 
     def _load(self, replica: _Replica, placement: Placement) -> Rung:
         if len(placement.devices) != 1 or placement.devices[0] not in self._devices:
@@ -244,9 +247,8 @@ class Mover:
         source = source_of(shards(Path(replica.spec.location)))
         if source is Rung.DISK:
             # Read ahead of the library, whose own page faults come one by one.
-            self._stage(replica)
-        with self._working():
-            replica.held = self._shelf.take(replica.spec, placement, device.accelerator)
+            _stage(replica.spec)
+        replica.held = self._shelf.take(replica.spec, placement, device.accelerator)
         replica.device = device
         return source
 
@@ -311,6 +313,11 @@ class Mover:
         unstated = max(0, appeared - context.reserved_bytes)
         known = self._seen.setdefault((held.key, device.spec.id), _Known(per_token_bytes, unstated))
         replica.buffers_bytes = context.reserved_bytes + max(unstated, known.unstated_bytes)
+
+
+def _stage(spec: ModelSpec) -> None:
+    for path in shards(Path(spec.location)):
+        read_into_host(path)
 
 
 def _check_layers(spec: ModelSpec, placement: Placement, device: Device) -> None:

@@ -312,7 +312,7 @@ class Serving:
         if one.pool is not None:
             return [self._embed(slot, one, one.pool)]
         prompt = one.spec.prompt
-        chunk = prompt[one.computed : one.computed + CHUNK_TOKENS]
+        chunk = prompt[one.computed : one.computed + self.context.chunk_tokens]
         is_first_token = one.computed + len(chunk) == len(one.tokens)
         try:
             row = self.context.prefill(slot, chunk, one.computed, wants_logits=is_first_token)
@@ -328,7 +328,7 @@ class Serving:
         chunk of its own.
         """
         prompt = one.spec.prompt
-        size = len(prompt) if self.context.takes_whole_prompts else CHUNK_TOKENS
+        size = len(prompt) if self.context.takes_whole_prompts else self.context.chunk_tokens
         end = min(one.computed + size, len(prompt))
         wants_states = not pool.takes_last or self.context.takes_whole_prompts
         if not wants_states and one.computed < len(prompt) - 1:

@@ -17,6 +17,7 @@ from typing import TypeVar
 from repertory.domain.errors import EngineError
 from repertory.engines.contract import Frame
 from repertory.engines.llamacpp.serving import Serving
+from repertory.engines.llamacpp.team import Team
 from repertory.policy.share import Contender, Run, entry_ns, next_run
 
 __all__ = ["Cores", "StepLoop"]
@@ -47,6 +48,7 @@ class StepLoop:
     ) -> None:
         self.steps = 0
         self._cores = cores
+        self._team = Team(cores.count)
         self._emit = emit
         self._is_moving = is_moving
         self._serving: dict[str, Serving] = {}
@@ -60,7 +62,8 @@ class StepLoop:
     @property
     def threads(self) -> int:
         """Compute threads of the next step: a core is left to the mover while it works."""
-        return max(1, self._cores.count - 1) if self._is_moving() else self._cores.count
+        free = self._cores.count - 1 if self._is_moving() else self._cores.count
+        return max(1, min(free, self._team.threads))
 
     def call(self, command: Callable[[], _Answer]) -> Future[_Answer]:
         """Run `command` on the step thread, between steps."""
@@ -154,7 +157,10 @@ class StepLoop:
         left: float = float("inf") if run.steps is None else run.steps
         is_going_on = True
         while is_going_on:
+            began_ns, computed_ns = time.monotonic_ns(), time.thread_time_ns()
             told = serving.step(self.threads)
+            now_ns = time.monotonic_ns()
+            self._team.note(now_ns, now_ns - began_ns, time.thread_time_ns() - computed_ns)
             self.steps += 1
             left -= 1
             if told:

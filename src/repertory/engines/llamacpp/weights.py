@@ -41,6 +41,7 @@ _READ_BYTES = 4 << 20
 _RESTING_BYTES = 56 << 20
 """Five vocabularies of 32k tokens.  With those that `Vocabularies` opens they stay within what a
 server's processes may grow by (`live.compose.GROWTH_BYTES`)."""
+_WIPED_SHARE = 0.05
 _MADV_DONTNEED = 4
 _MADV_POPULATE_READ = 22  # Linux 5.14
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
@@ -151,8 +152,7 @@ class Shelf:
             return
         del self._held[held.key]
         if held.mapped:
-            for one in held.mapped:
-                _libc.madvise(one.start, one.end - one.start, _MADV_DONTNEED)
+            _let_go(held.mapped)
             self._resting[held.key] = held
             self._bound()
         else:
@@ -182,21 +182,53 @@ def _opened(spec: ModelSpec, key: _Key, accelerator: Accelerator | None) -> Shel
     before = taken_bytes(accelerator)
     known = frozenset(_mapped_ranges(paths))
     _, form, _, layers = key
+    is_copied = form is WeightsForm.REPACKED or accelerator is not None
+    wiper = _Wiper(paths, known)
     model = Model(
         paths[0],
         repacked=form is WeightsForm.REPACKED,
         accelerator=accelerator,
         layers=layers,
+        on_progress=wiper.wipe if is_copied else lambda _: None,
     )
     mapped = [one for one in _mapped_ranges(paths) if one not in known]
-    if form is WeightsForm.REPACKED or accelerator is not None:
-        for one in mapped:  # copied elsewhere; the file's pages count as HOST again
-            _libc.madvise(one.start, one.end - one.start, _MADV_DONTNEED)
+    if is_copied:
+        _let_go(mapped)  # copied elsewhere; the file's pages count as HOST again
         mapped = []
     taken = max(0, taken_bytes(accelerator) - before)
+    if form is WeightsForm.REPACKED:
+        # Token embeddings are looked up in the file itself, and their pages come back one by one.
+        taken += max(0, spec.weights_bytes - spec.repacked_bytes)
     if accelerator is not None:
         taken = max(taken, model.accelerator_bytes)  # a remote device does not tell what it has
     return Shelved(model, key, spec.location, taken, mapped)
+
+
+class _Wiper:
+    """Lets go of a file's pages while its weights are copied elsewhere.
+
+    The library maps all of them first and keeps them to the end, so that a 1.1B q4_0 that rests at
+    578 MiB took 1,174 on its way there.  Let go of at every twentieth part of the way it takes 616
+    at most, in the same time: pages of the page cache are mapped again without being read again.
+    """
+
+    def __init__(self, paths: tuple[Path, ...], known: "frozenset[_Range]") -> None:
+        self._paths, self._known = paths, known
+        self._mapped: list[_Range] = []
+        self._next_share = 0.0
+
+    def wipe(self, share: float) -> None:
+        if share < self._next_share:
+            return
+        if not self._mapped:
+            self._mapped = [one for one in _mapped_ranges(self._paths) if one not in self._known]
+        _let_go(self._mapped)
+        self._next_share = share + _WIPED_SHARE
+
+
+def _let_go(ranges: "list[_Range]") -> None:
+    for one in ranges:
+        _libc.madvise(one.start, one.end - one.start, _MADV_DONTNEED)
 
 
 def _populated_bytes(ranges: list[_Range]) -> int:
