@@ -110,7 +110,7 @@ def _measured(
 
 
 def _warm(run: Run) -> None:
-    """Every file into the page cache: whoever comes first shall not be the one who reads the disk."""
+    """Every file into the page cache: no system shall read the disk for the next one."""
     for path in folder_of(EIGHT, run.root, run.say).iterdir():
         with path.open("rb") as file:
             while file.read(_READ_BYTES):
