@@ -218,7 +218,11 @@ async def _check_cancel(bench: Bench) -> None:
 
 
 async def _check_hold(bench: Bench) -> None:
-    """What is held takes part in no step, then goes on as if nothing had been."""
+    """What is held takes part in no step, then goes on as if nothing had been.
+
+    Token for token in mode `exact`; else attention over a long context may be split by threads,
+    and how many there are depends on what else the machine does.
+    """
     await bench.serve("r1", bench.roomy)
     whole = await bench.run("r1", "whole", bench.long_tokens)
     await bench.submit("r1", "alone", bench.long_tokens)
@@ -228,7 +232,10 @@ async def _check_hold(bench: Bench) -> None:
     await bench.engine.tokenize(bench.spec.location, "something else")
     require((await bench.engine.stats()).steps == steps, "steps, although all there is is held")
     await bench.engine.hold("alone", False)
-    require((await bench.end_of("alone")).tokens == whole, "holding changed the tokens")
+    tokens = (await bench.end_of("alone")).tokens
+    require(len(tokens) == len(whole), "holding lost tokens")
+    if bench.node.capabilities.exact_resume:
+        require(tokens == whole, "holding changed the tokens")
     for name in ("alone", "nothing"):
         await bench.engine.hold(name, True)
 

@@ -136,7 +136,7 @@ class Mover:
         if replica is None or replica.device is None:
             raise EngineError(f"no replica {replica_id} is serving")
         loop = replica.device.loop
-        return loop.call(lambda: loop.get(replica_id).submit(spec, grammar))
+        return loop.call(lambda: loop.get(replica_id).submit(spec, grammar), replica_id)
 
     def location_of(self, replica_id: str) -> str:
         """The file that a replica was loaded from."""
@@ -266,7 +266,7 @@ class Mover:
         serving = Serving(replica.id, held.model, context)
         with _freed_on_failure(context):
             per_token = self._token_bytes(device, held, context)
-            device.loop.call(partial(device.loop.open, serving)).result()
+            device.loop.open(serving)
         self._read_back(replica, context, per_token, before)
 
     def _token_bytes(self, device: Device, held: Shelved, context: Context) -> int:
@@ -280,12 +280,12 @@ class Mover:
         device, held = _standing(replica)
         loop = device.loop
         before = taken_bytes(device.accelerator) - replica.kv_bytes - replica.buffers_bytes
-        loop.call(lambda: loop.get(replica.id).check_fits(shape)).result()
+        loop.call(lambda: loop.get(replica.id).check_fits(shape), replica.id).result()
         with self._working():
             context = Context(held.model, shape, device.options)
         with _freed_on_failure(context):
             per_token = self._token_bytes(device, held, context)
-            left = loop.call(lambda: loop.get(replica.id).move_to(context)).result()
+            left = loop.call(lambda: loop.get(replica.id).move_to(context), replica.id).result()
         with self._working():
             left.free()
             trim()
@@ -293,7 +293,8 @@ class Mover:
 
     def _deactivate(self, replica: _Replica) -> None:
         device, _ = _standing(replica)
-        serving = device.loop.call(lambda: device.loop.shut(replica.id)).result()
+        loop = device.loop
+        serving = loop.call(lambda: loop.shut(replica.id), replica.id).result()
         with self._working():
             serving.context.free()
             trim()

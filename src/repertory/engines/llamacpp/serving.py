@@ -146,8 +146,11 @@ class Serving:
                 return True
         return False
 
-    def step(self, threads: int) -> tuple[TokenStep, ...]:
-        """Compute one step, and say what each generation got."""
+    def step(self, threads: int, sharing: int) -> tuple[TokenStep, ...]:
+        """Compute one step, and say what each generation got.
+
+        Where `sharing` replicas compute side by side, each takes its part of the device's time.
+        """
         self._admit()
         kind = self._next_kind()
         if kind is None:
@@ -155,8 +158,9 @@ class Serving:
         self.context.use_threads(threads)
         started_ns = time.monotonic_ns()
         drawn = self._prefill() if kind is StepKind.PREFILL else self._decode()
-        took_ns = time.monotonic_ns() - started_ns
-        self._account(kind, took_ns)
+        elapsed_ns = time.monotonic_ns() - started_ns
+        took_ns = elapsed_ns // sharing
+        self._account(kind, took_ns, elapsed_ns)
         for one in drawn:
             if kind is StepKind.PREFILL:
                 one.generation.prefill_ns += took_ns
@@ -299,12 +303,13 @@ class Serving:
         is_prefilling = bool(self._prefilling()) or (bool(self._waiting) and None in self._slots)
         return next_step(is_prefilling, bool(self._decoding()), self._last)
 
-    def _account(self, kind: StepKind, took_ns: int) -> None:
+    def _account(self, kind: StepKind, took_ns: int, elapsed_ns: int) -> None:
         self._last = kind
         self.used_ns += took_ns
         self.total_ns += took_ns
         known = self._expected_ns[kind]
-        self._expected_ns[kind] = known + _SMOOTHING * (took_ns - known) if known else took_ns
+        newer = known + _SMOOTHING * (elapsed_ns - known) if known else elapsed_ns
+        self._expected_ns[kind] = newer
 
     def _prefill(self) -> list[Drawn]:
         slot = self._prefilling()[0]
