@@ -271,6 +271,17 @@ def test_another_file_of_the_same_name_retires_the_old_replica_even_while_it_loa
     assert copy.spec.digest.endswith("#2")
 
 
+def test_a_models_rate_is_over_the_time_since_it_was_first_announced(play: Play) -> None:
+    play.pass_s(86_400.0)
+    play.add(model("d"))
+    play.ask("d")
+    first = play.state.models["d"].rate.per_s(play.now_ns)
+    assert first == pytest.approx(1 / 60, rel=0.05), "not one in a day"
+    play.pass_s(60.0)
+    play.add(replace(play.specs["d"], ttl_s=99.0))
+    assert play.state.models["d"].rate.per_s(play.now_ns) == pytest.approx(1 / 120, rel=0.1)
+
+
 def test_requests_too_long_for_a_changed_spec_are_told(play: Play) -> None:
     name = play.ask("a", 3000, 100)
     play.add(replace(play.specs["a"], context_tokens=1024))
@@ -368,6 +379,22 @@ def test_repacked_weights_are_loaded_when_much_is_to_be_computed(
     spec = model("a", 600 * MIB, repacked_bytes=590 * MIB)
     play = Play(World(llama_world(memory_gib=4.0).node, (spec,), SETTINGS))
     play.ask("a", prompt, 8)
+    (load,) = [one for one in play.pending.values() if isinstance(one, Load)]
+    assert load.placement.form.value == expected
+    play.end()
+
+
+@pytest.mark.parametrize(("others", "expected"), [((), "plain"), (("b", "c"), "repacked")])
+def test_where_others_keep_the_device_busy_repacked_weights_are_worth_their_load_sooner(
+    others: tuple[str, ...], expected: str
+) -> None:
+    """Each second of work takes as many as there are replicas with work, and a load does not."""
+    models = (model("a", 600 * MIB, repacked_bytes=590 * MIB), model("b"), model("c"))
+    play = Play(World(llama_world(memory_gib=6.0).node, models, SETTINGS))
+    for name in others:
+        play.ask(name, 100, 1000)
+        play.load_all()
+    play.ask("a", 16, 8)
     (load,) = [one for one in play.pending.values() if isinstance(one, Load)]
     assert load.placement.form.value == expected
     play.end()

@@ -6,12 +6,19 @@ KV, where llama.cpp's default mode is known to differ (worker.md, Exactness).
 
 import asyncio
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from running import Answer, Listener, Walk, generation, running_engine, spec_of
 
-from repertory.domain.specs import WeightsForm
+from repertory.domain.specs import KvShape, WeightsForm
+from repertory.engines.contract import TokenStep
+from repertory.engines.llamacpp import context as contexts
+from repertory.engines.llamacpp import library
+from repertory.engines.llamacpp.context import Context, ContextOptions, Logits
+from repertory.engines.llamacpp.library import Model
+from repertory.engines.llamacpp.serving import Serving
 
 LONG = 1100
 TOKENS = 12
@@ -89,3 +96,52 @@ def test_a_reused_prefix_does_not_change_logits(model_file, shared):  # type: ig
     answer = asyncio.run(after_a_relative(path, prompt, relative))
     assert answer.steps[0].reused_tokens == shared // 128 * 128
     assert answer.digests == reference.digests
+
+
+class Watched(Context):
+    """Remembers the lengths of its prefill steps."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model, KvShape(2, 512), ContextOptions(is_exact=True, threads=1))
+        self.lengths: list[int] = []
+
+    def prefill(
+        self, slot: int, tokens: Sequence[int], position: int, *, wants_logits: bool
+    ) -> Logits | None:
+        self.lengths.append(len(tokens))
+        return super().prefill(slot, tokens, position, wants_logits=wants_logits)
+
+
+def answered(serving: Serving, name: str, prompt: list[int]) -> list[TokenStep]:
+    serving.submit(generation(name, prompt, TOKENS))
+    steps: list[TokenStep] = []
+    while not serving.is_idle:
+        steps += serving.step(1)
+    return steps
+
+
+@pytest.mark.parametrize("shared", [100, 128, 300])
+def test_a_reused_prefix_does_not_change_logits_where_steps_are_shorter(  # type: ignore[no-untyped-def]
+    model_file, monkeypatch: pytest.MonkeyPatch, shared: int
+) -> None:
+    """What is kept are chunks of the longest steps: a shorter step's end is always at theirs."""
+    monkeypatch.setattr(contexts, "_MOST_CHUNK_WORK", 0.0)
+    library.start()
+    model = Model(model_file(weights="q8_0"))
+    prompt = prompt_of(0, 333)
+    found = []
+    for before in ([], prompt[:shared] + prompt_of(5, 350 - shared)):
+        context = Watched(model)
+        serving = Serving("r1", model, context)
+        if before:
+            answered(serving, "relative", before)
+        context.lengths.clear()
+        found.append(answered(serving, "one", prompt))
+        reused = found[-1][0].reused_tokens
+        assert reused == (shared // 128 * 128 if before else 0)
+        assert context.lengths == [16] * ((333 - reused) // 16) + [333 % 16]
+        context.free()
+    scratch, after = ([one.traces for one in steps] for steps in found)
+    assert len(scratch) == TOKENS
+    assert after == scratch
+    model.free()

@@ -47,6 +47,79 @@ def test_weights_that_were_copied_are_freed(model_file):  # type: ignore[no-unty
     assert freed == [], "nobody was told of it, so nobody has to be told"
 
 
+class Watched:
+    """What the kernel says before and after each time that a file's pages are let go of."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.before: list[int] = []
+        self.after: list[int] = []
+        self.strange: list[weights._Range] = []
+        """Let go of, but not, or no longer, the file's."""
+
+    def let_go(self, ranges: list[weights._Range]) -> None:
+        own = weights._mapped_ranges((self.path,))
+        self.strange += [
+            one
+            for one in ranges
+            if not any(own.start <= one.start and one.end <= own.end for own in own)
+        ]
+        self.before.append(file_bytes())
+        for one in ranges:
+            weights._libc.madvise(one.start, one.end - one.start, weights._MADV_DONTNEED)
+        self.after.append(file_bytes())
+
+
+def test_pages_are_let_go_of_while_their_weights_are_copied(  # type: ignore[no-untyped-def]
+    model_file, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All along the way, so that a file and its copy are never held together."""
+    path = model_file(size="50m", weights="q4_0")
+    spec = spec_of(path)
+    watched = Watched(path)
+    monkeypatch.setattr(weights, "_let_go", watched.let_go)
+    resting = file_bytes()
+    shelf = Shelf()
+    held = shelf.take(spec, REPACKED, None)
+    assert watched.before[0] - resting > 0.9 * spec.weights_bytes, "all of it is mapped first"
+    on_the_way = list(zip(watched.before, watched.after, strict=True))[1:]
+    assert sum(before - after for before, after in on_the_way) > 0.7 * spec.repacked_bytes
+    assert max(watched.before[1:]) - resting < 0.4 * spec.weights_bytes, "a tensor or two"
+    assert file_bytes() - resting < 0.05 * spec.weights_bytes, "none is left at the end"
+    shelf.give_back(held)
+
+
+def test_what_is_let_go_of_during_a_load_is_the_file_s_own(  # type: ignore[no-untyped-def]
+    model_file, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library unmaps what it copied before the load is over.  From then on the same addresses
+    are anybody's, and letting go of them would zero another thread's memory.
+    """
+    path = model_file(size="50m", weights="q4_0")
+    watched = Watched(path)
+    monkeypatch.setattr(weights, "_let_go", watched.let_go)
+    shelf = Shelf()
+    shelf.give_back(shelf.take(spec_of(path), REPACKED, None))
+    assert len(watched.before) > 5
+    assert watched.strange == []
+
+
+def test_copied_weights_are_their_anonymous_bytes_and_what_is_looked_up_in_the_file(  # type: ignore[no-untyped-def]
+    model_file,
+) -> None:
+    spec = spec_of(model_file(size="50m", weights="q4_0"))
+    before = process_bytes()["Anonymous"]
+    shelf = Shelf()
+    held = shelf.take(spec, REPACKED, None)
+    looked_up = spec.weights_bytes - spec.repacked_bytes
+    assert looked_up > 0
+    copied = held.weights_bytes - looked_up
+    assert copied >= spec.repacked_bytes
+    assert abs(process_bytes()["Anonymous"] - before - copied) < 2 * MIB
+    assert held.mapped == []
+    shelf.give_back(held)
+
+
 @pytest.fixture
 def three(model_file) -> list[ModelSpec]:  # type: ignore[no-untyped-def]
     return [spec_of(model_file(seed=seed), f"m{seed}") for seed in range(3)]

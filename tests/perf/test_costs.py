@@ -123,6 +123,19 @@ def test_a_rate_is_over_the_time_that_was_watched() -> None:
     assert rate.per_s(120_000_000_000) == pytest.approx(13 / 180, rel=0.05)
 
 
+def test_a_model_that_comes_later_is_watched_from_then_on() -> None:
+    """Else a server that has run for a day would take each new model for a quiet one."""
+    day_ns = 86_400_000_000_000
+    first, later = ArrivalRate(600.0, 0), ArrivalRate(600.0, day_ns)
+    assert later.per_s(day_ns) == 0.0
+    for at_s in (0, 3, 20, 21):
+        first.count(at_s * 1_000_000_000)
+        later.count(day_ns + at_s * 1_000_000_000)
+    for at_s in (21, 100, 5000):
+        now = first.per_s(at_s * 1_000_000_000)
+        assert later.per_s(day_ns + at_s * 1_000_000_000) == pytest.approx(now)
+
+
 def test_a_gap_tells_of_a_burst_at_once_and_grows_while_nothing_comes() -> None:
     rate = ArrivalRate(600.0, 0)
     for at_s in (0, 1, 2):

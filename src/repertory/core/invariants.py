@@ -16,6 +16,9 @@ def check(state: State) -> None:
     for replica in state.replicas.values():
         _check_replica(state, replica)
         _check_way_down(state, replica)
+    for name in state.short:
+        assert state.models[name].queue, f"{name} lacks slots for nobody"
+        assert name not in state.starved, f"{name} lacks slots and is not served"
     for name, intent in state.intents.items():
         _check_intent(state, name, intent)
     for ledger in state.devices.values():

@@ -156,6 +156,8 @@ def _widen(state: State, step: Step, short: list[str]) -> None:
             release_replica(state, step, state.replicas[one.replica_id], one.release, reason)
         if chosen:
             return
+    if supply is not None and supply.ripe is not None:
+        wake_at(state, step, supply.ripe, "room")
 
 
 def _waits_since(model: ModelState) -> tuple[int, str]:

@@ -76,7 +76,10 @@ def serve(state: State, step: Step, model: ModelState) -> None:
             _dispatch(state, step, model, record, chosen)
     if model.queue:
         _grow(state, step, model, open_replicas)
-        if model.spec.name in state.short and not was_short:
+        # Others are asked for room when slots begin to lack, and again whenever the queue has
+        # doubled, for what slots would save grows with it.
+        is_due = not was_short or len(model.queue).bit_count() == 1
+        if model.spec.name in state.short and is_due:
             step.short[model.spec.name] = None
 
 

@@ -175,7 +175,7 @@ class Step:
     touched: dict[str, None] = field(default_factory=dict)
     """Models whose queue, replicas or intent changed."""
     short: dict[str, None] = field(default_factory=dict)
-    """Models that lack slots as of this event."""
+    """Models that lack slots as of this event, or more of them than when others were last asked."""
     has_bytes: bool = False
     """Bytes were freed: placements under way may start."""
     has_room: bool = False

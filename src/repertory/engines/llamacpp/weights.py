@@ -218,7 +218,10 @@ class _Wiper:
         self._next_share = 0.0
 
     def wipe(self, share: float) -> None:
-        if share < self._next_share:
+        """Not at the end: by then the library has unmapped what it copied, and another thread of
+        this process may have its own memory there, which would be zeroed.
+        """
+        if share < self._next_share or share >= 1.0:
             return
         if not self._mapped:
             self._mapped = [one for one in _mapped_ranges(self._paths) if one not in self._known]
