@@ -90,7 +90,7 @@ class Context:
     """KV memory and compute buffers of one model, `shape.sequences` slots of `shape.cells` tokens.
 
     Each slot has its own cells (not unified), so that a sequence never sees its company.
-    Only the step thread of the device may call `prefill` and `decode`.
+    Only the step loop of the device may call `prefill` and `decode`.
     """
 
     def __init__(self, model: Model, shape: KvShape, options: ContextOptions) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an assert would else attach a debugger
-# libgomp spins at its barriers while a descheduled thread holds all others up.  Measured on two
-# cores, 50M q8_0, per token: alone 1.8 ms at any count; beside two busy processes 966 ms by
-# default, 8.4 ms with 1,000 spins.  Read when the library loads, hence before the import.
+# libgomp spins at its barriers, then sleeps.  Measured on two cores, 50M q8_0, ms per token: 3.4 at
+# 1,000 spins, 2.4 from 20,000 on, for a wake-up costs more than the wait; what long spins cost
+# beside busy programs, `team.py` prevents.  Read when the library loads, hence before the import.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import llama_cpp

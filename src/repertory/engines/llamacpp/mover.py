@@ -1,7 +1,7 @@
 """The mover thread: walks replicas along the ladder, and measures every step of the way.
 
-It loads with prefault, frees and trims, niced, while the step threads go on.  What touches a
-running context is handed to its step thread and applies between steps.
+It loads with prefault, frees and trims, niced, while the step loops go on.  What touches a running
+context is handed to its step loop and applies between steps.
 """
 
 import os
@@ -147,7 +147,7 @@ class Mover:
 
     @contextmanager
     def _working(self) -> Iterator[None]:
-        """The step threads leave a core free meanwhile."""
+        """Steps leave a core free meanwhile."""
         self._at_work.set()
         try:
             yield
@@ -163,7 +163,7 @@ class Mover:
         return self._everywhere(lambda loop: loop.hold(generation_id, is_held))
 
     def _everywhere(self, do: Callable[[StepLoop], None]) -> Future[None]:
-        """On each step thread, between steps; done when it was done on all."""
+        """On each device, between all steps; done when it was done on all."""
         loops = [device.loop for device in self._devices.values()]
         asked = iter([loop.call(partial(do, loop)) for loop in loops])
         done: Future[None] = Future()

@@ -1,6 +1,6 @@
 """A replica on the rung `SERVING`: continuous batching of one model's sequences.
 
-Lives on the step thread of its device.  One step computes one chunk of one prompt, or one token
+Lives in the step loop of its device.  One step computes one chunk of one prompt, or one token
 for every sequence past its prompt; chunk boundaries follow the prompt, never the load, so that in
 mode `exact` a generation's logits do not depend on its company.
 """

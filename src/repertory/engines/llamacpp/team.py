@@ -15,8 +15,8 @@ __all__ = ["Team"]
 _WINDOW_NS = 20_000_000
 """Steps are judged together until they took this long: a hiccup of a millisecond is none."""
 _LEAST_SHARE = 0.7
-"""CPU time of the step thread over time that passed.  Quiet: 0.9 and more, for it spins where it
-waits; beside another program 0.2 to 0.5, for spins are short and then it sleeps."""
+"""CPU time of a step's own thread over time that passed.  Quiet: 0.9 and more, for it spins where
+it waits; beside another program 0.2 to 0.5, for spins are short and then it sleeps."""
 _FIRST_PATIENCE_NS = 250_000_000
 _MOST_PATIENCE_NS = 8_000_000_000
 """A trial beside another program takes one step, of 0.1 s in the worst case."""
@@ -25,7 +25,7 @@ _MOST_PATIENCE_NS = 8_000_000_000
 class Team:
     """The number of threads of the next step; `note` what the last one took.
 
-    Too little of the step thread's time was computing: one thread in eight, at least one, leaves.
+    Too little of the steps' time was computing: one thread in eight, at least one, leaves.
     After a while one comes back, on trial; each trial that fails doubles the wait for the next.
     """
 
@@ -39,7 +39,7 @@ class Team:
         self._is_trial = False
 
     def note(self, at_ns: int, took_ns: int, computed_ns: int) -> None:
-        """A step of `threads` threads ended at `at_ns`; the step thread's CPU time is the last."""
+        """A step of `threads` threads ended at `at_ns`; its own thread's CPU time is the last."""
         if self.threads == 1:
             self._try_one_more(at_ns)
             return

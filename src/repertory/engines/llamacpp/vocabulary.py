@@ -1,6 +1,6 @@
 """What a cold model can answer: describe, render, tokenize, grammars, by a vocabulary-only handle.
 
-Runs on its own thread, never on the step thread; the handles are the worker's overhead.
+Runs on its own thread, never in the step loop; the handles are the worker's overhead.
 """
 
 import json
