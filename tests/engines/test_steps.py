@@ -3,13 +3,17 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import cast
 
 import pytest
 
+from repertory.domain.requests import FinishReason
 from repertory.engines.contract import Frame, TokenStep
+from repertory.engines.llamacpp import steps
 from repertory.engines.llamacpp.serving import Serving
 from repertory.engines.llamacpp.steps import Cores, StepLoop
+from repertory.policy.share import StepKind
 
 PATIENCE_S = 30.0
 
@@ -17,11 +21,15 @@ PATIENCE_S = 30.0
 class Replica:
     """Stands in for a `Serving`: its steps do what a test wants to see."""
 
-    def __init__(self, name: str, steps: int, act: Callable[[str, int], None]) -> None:
+    def __init__(self, name: str, count: int, act: Callable[[str, int], None]) -> None:
         self.name = name
-        self.left = steps
+        self.left = count
         self.used_ns = self.total_ns = 0
         self.expected_ns = 1_000_000
+        self.last = StepKind.DECODE
+        self.prefills: set[int] = set()
+        self.finishes: set[int] = set()
+        """Which of its steps, counted from 1, are prefills, and which end a generation."""
         self.taken: list[tuple[int, int]] = []
         """Threads and sharing of each step."""
         self._act = act
@@ -39,7 +47,10 @@ class Replica:
         self._act(self.name, threads)
         self.left -= 1
         self.used_ns += self.expected_ns
-        return (TokenStep(self.name, (1,), "a"),)
+        number = len(self.taken)
+        self.last = StepKind.PREFILL if number in self.prefills else StepKind.DECODE
+        finish = FinishReason.LENGTH if number in self.finishes else None
+        return (TokenStep(self.name, (1,), "a", finish),)
 
 
 class Watch:
@@ -225,7 +236,7 @@ def test_frames_of_all_lanes_are_in_the_order_of_their_times(runs: Callable[...,
     run.open(*replicas)
     run.await_end(*replicas)
     times = [frame.at_ns for frame in run.frames]
-    assert len(times) == 2000
+    assert sum(len(frame.steps) for frame in run.frames) == 2000
     assert times == sorted(times)
 
 
@@ -238,3 +249,29 @@ def test_a_command_that_fails_tells_its_caller_and_nobody_else(runs: Callable[..
     with pytest.raises(ValueError, match="no"):
         run.loop.call(fail, "a").result(PATIENCE_S)
     assert run.loop.call(lambda: 7).result(PATIENCE_S) == 7
+
+
+def test_tokens_of_short_steps_are_told_together_but_never_the_first_and_the_last(
+    runs: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "_TELLING_NS", 10**15)
+    run = runs(1)
+    a = Replica("a", 30, lambda _, __: None)
+    a.prefills, a.finishes = {1, 2}, {20}
+    run.open(a)
+    run.await_end(a)
+    told = [len(frame.steps) for frame in run.frames]
+    assert sum(told) == 30, "nothing is lost when the turn ends"
+    assert {1, 2, 20, 30} <= set(accumulate(told))
+    assert len(told) < 30
+
+
+def test_every_long_step_is_told_at_once(
+    runs: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "_TELLING_NS", 0)
+    run = runs(1)
+    a = Replica("a", 30, lambda _, __: None)
+    run.open(a)
+    run.await_end(a)
+    assert [len(frame.steps) for frame in run.frames] == [1] * 30

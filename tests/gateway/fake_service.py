@@ -95,6 +95,12 @@ class FakeGeneration:
         first = steps[0] if steps else None
         self.at = first if isinstance(first, Progress) else Progress(Stage.PREFILL)
         self.closed = asyncio.Event()
+        self.comes_at_once = False
+
+    @property
+    def has_more(self) -> bool:
+        following = self.steps[self.taken : self.taken + 1]
+        return self.comes_at_once and bool(following) and isinstance(following[0], Piece)
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
         self.reused_tokens = 2
@@ -150,6 +156,8 @@ class FakeService:
     steps: Sequence[Step] = HELLO
     scripts: list[Sequence[Step]] = field(default_factory=list)
     """Taken one after the other by the first generations; `steps` afterwards."""
+    comes_at_once: bool = False
+    """Pieces are there before they are asked for."""
     refusal: BaseException | None = None
     refuses_after: int = 0
     """So many generations are admitted before the refusal."""
@@ -222,6 +230,7 @@ class FakeService:
             vector = (float(len(prompt)), float(prompt[0]), 0.5)
             steps = (*self.steps_before(steps), _embedded(vector))
         generation = FakeGeneration(len(self.asked) + 1, spec.name, prompt, steps)
+        generation.comes_at_once = self.comes_at_once
         self.asked.append(Asked(spec.name, prompt, options, generation))
         self.admitted.set()
         return generation

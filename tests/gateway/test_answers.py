@@ -299,3 +299,20 @@ def test_times_are_settable() -> None:
     client = Client(app_of(FakeService((4.0, *HELLO)), limits))
     reply = run_virtually(client.post(CHAT, chat_body(stream=True)))
     assert [at_s for at_s, _ in reply.chunks][:2] == [1.0, 3.0]
+
+
+@pytest.mark.parametrize("path", [CHAT, PLAIN])
+def test_pieces_that_came_together_are_written_together_each_as_its_own_event(path: str) -> None:
+    alone = ask(FakeService(), path, stream=True)
+    together = ask(FakeService(comes_at_once=True), path, stream=True)
+    assert together.events == alone.events
+    assert len([body for _, body in together.chunks if body]) == 2, "all pieces, and the end"
+    assert len([body for _, body in alone.chunks if body]) == 4
+
+
+def test_what_came_before_a_failure_is_written_before_it() -> None:
+    steps = (*HELLO[:2], EngineError("it broke"))
+    reply = ask(FakeService(steps=steps, comes_at_once=True), PLAIN, stream=True)
+    first, failure = [one for one in reply.events if one != "[DONE]"]
+    assert first["choices"][0]["text"] == "Hel"
+    assert "it broke" in failure["error"]["message"]

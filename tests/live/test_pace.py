@@ -164,3 +164,28 @@ def test_a_worker_that_only_holds_has_nothing_to_do(catalogue: Catalogue) -> Non
         await read(slow)
 
     play(catalogue, scene, profile=real)
+
+
+def test_an_answer_knows_whether_the_next_piece_is_there(
+    catalogue: Catalogue,  # noqa: F811
+) -> None:
+    async def scene(bench: Bench) -> None:
+        answer = await bench.start("one", replace(OPTIONS, max_tokens=3))
+        assert not answer.has_more
+        await asyncio.sleep(AGES_S)
+        seen = [(answer.has_more, piece.finish is not None) async for piece in answer]
+        assert seen == [(True, False)] * (len(seen) - 1) + [(False, True)]
+        assert len(seen) > 1
+
+    play(catalogue, scene)
+
+
+def test_an_error_is_no_piece(catalogue: Catalogue) -> None:  # noqa: F811
+    async def scene(bench: Bench) -> None:
+        answer = await bench.start("one", replace(OPTIONS, max_tokens=3))
+        answer.fail(WorkerGone("gone"))
+        assert not answer.has_more
+        with pytest.raises(WorkerGone):
+            await read(answer)
+
+    play(catalogue, scene)

@@ -18,7 +18,15 @@ from repertory.policy.evict import Eviction, Release, Victim, choose_victims
 from repertory.policy.fit import misfit
 from repertory.policy.objective import Starving, aged_weight, in_order, probability_of_use
 from repertory.policy.prewarm import solve
-from repertory.policy.share import QUANTUM_NS, Contender, Run, StepKind, next_run, next_step
+from repertory.policy.share import (
+    QUANTUM_NS,
+    Contender,
+    Run,
+    StepKind,
+    next_run,
+    next_step,
+    worth_ns,
+)
 from worlds import GIB, MIB, model
 
 SECOND = 1_000_000_000
@@ -216,6 +224,10 @@ class TestOthers:
         assert next_run(two) == Run("a", QUANTUM_NS // 2_000_000)
         assert next_run(two[:1]) == Run("b", None)
         assert next_run([]) is None
+
+    def test_the_step_of_a_prompt_counts_half(self) -> None:
+        assert worth_ns(StepKind.PREFILL, 10) == 5
+        assert worth_ns(StepKind.DECODE, 10) == 10
 
     def test_prefill_and_decode_alternate(self) -> None:
         assert next_step(True, True, StepKind.PREFILL) is StepKind.DECODE

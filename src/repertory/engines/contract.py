@@ -154,7 +154,7 @@ class TokenStep(Struct, frozen=True, array_like=True):
 
 
 class Frame(Struct, frozen=True, array_like=True):
-    """All that one step of a worker produced."""
+    """All that one step of a worker produced, or a few short ones, in order."""
 
     at_ns: int
     """The worker's monotonic clock; on one machine the same clock as the server's."""

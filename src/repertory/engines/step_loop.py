@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from repertory.domain.specs import KvShape, WeightsForm
 from repertory.perf.profiles import Profile
-from repertory.policy.share import Contender, StepKind, next_run, next_step
+from repertory.policy.share import Contender, StepKind, next_run, next_step, worth_ns
 
 __all__ = ["PREFILL_CHUNK", "Job", "Lane", "Output", "Running", "StepLoop"]
 
@@ -164,7 +164,7 @@ class StepLoop:
 
     def _complete(self, one: _Segment, steps: int, end_ns: int, outputs: list[Output]) -> None:
         lane, spent_ns = one.lane, steps * one.step_ns
-        lane.used_ns += spent_ns
+        lane.used_ns += worth_ns(one.kind, spent_ns)
         lane.total_ns += spent_ns
         lane.last = one.kind
         if self._run is not None and self._run[1] is not None:

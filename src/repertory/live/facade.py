@@ -98,6 +98,11 @@ class Generation(Protocol):
         """Raises `EngineError` where the engine gave up, or where the server stops."""
         ...
 
+    @property
+    def has_more(self) -> bool:
+        """The next piece is there already: iterating on waits for nothing."""
+        ...
+
     def progress(self) -> Progress:
         """How far it is, now."""
         ...

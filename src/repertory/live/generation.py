@@ -66,6 +66,11 @@ class RunningAnswer:
     def __aiter__(self) -> AsyncIterator[Piece]:
         return self._iterate()
 
+    @property
+    def has_more(self) -> bool:
+        """The next piece is there already."""
+        return bool(self._pieces) and isinstance(self._pieces[0], Piece)
+
     def progress(self) -> Progress:
         """How far it is, now."""
         return Progress(Stage.DECODE) if self.emitted else self._locate(self.id)

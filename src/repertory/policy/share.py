@@ -1,7 +1,7 @@
 """How the models that serve on one device share it, and how one model's sequences share a step.
 
 Stride scheduling (Waldspurger & Weihl 1995) over measured device time: the contender that has
-used least, per weight, runs next, for a quantum.  Used by the worker's step loop and by the
+used least runs next, for a quantum.  Used by the worker's step loop and by the
 simulator's device model alike.
 """
 
@@ -9,11 +9,30 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["QUANTUM_NS", "Contender", "Run", "StepKind", "entry_ns", "next_run", "next_step"]
+__all__ = [
+    "QUANTUM_NS",
+    "Contender",
+    "Run",
+    "StepKind",
+    "entry_ns",
+    "next_run",
+    "next_step",
+    "worth_ns",
+]
 
 QUANTUM_NS = 50_000_000
 """One run: long against the cost of changing models (caches refill in about 1 ms), short against
 what a reader notices (worker.md, Time)."""
+
+
+_WEIGHT_OF_A_PROMPT = 2
+
+
+def worth_ns(kind: "StepKind", took_ns: int) -> int:
+    """How much of its share a step takes.  The step of a prompt counts half: who waits for a first
+    token sees nothing at all, and a stream at two thirds of its speed is still a stream.
+    """
+    return took_ns // _WEIGHT_OF_A_PROMPT if kind is StepKind.PREFILL else took_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +41,9 @@ class Contender:
 
     name: str
     used_ns: int
-    """Device time it has had so far, counted from `entry_ns` when it last became busy."""
+    """Device time it has had so far by its worth, from `entry_ns` when it last became busy."""
     step_ns: int
     """What one of its steps is expected to take."""
-    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +55,12 @@ class Run:
 
 
 def next_run(contenders: Sequence[Contender]) -> Run | None:
-    """Who steps next, and for how long.  Least used per weight first; a tie goes to the name."""
+    """Who steps next, and for how long.  Least used first; a tie goes to the name."""
     if not contenders:
         return None
     if len(contenders) == 1:
         return Run(contenders[0].name, None)
-    chosen = min(contenders, key=lambda one: (one.used_ns / one.weight, one.name))
+    chosen = min(contenders, key=lambda one: (one.used_ns, one.name))
     return Run(chosen.name, max(1, QUANTUM_NS // max(1, chosen.step_ns)))
 
 

@@ -28,7 +28,7 @@ from repertory.engines.llamacpp.prefixes import Found, Prefixes
 from repertory.engines.llamacpp.sampling import NotANumber, TokenSampler, likeliest, trace
 from repertory.engines.pooling import Pool, pooling_of
 from repertory.engines.text import TextAssembler
-from repertory.policy.share import QUANTUM_NS, StepKind, next_step
+from repertory.policy.share import QUANTUM_NS, StepKind, next_step, worth_ns
 
 __all__ = ["Serving"]
 
@@ -58,7 +58,8 @@ class Serving:
         self._automata: deque[Automaton] = deque(maxlen=_IDLE_AUTOMATA)
         """Of grammars used last: they have met most of the states that their texts go through."""
         self._pieces: dict[tuple[int, bool], bytes] = {}
-        self._last: StepKind | None = None
+        self.last: StepKind | None = None
+        """What the last step was."""
         self._expected_ns = dict.fromkeys(StepKind, 0.0)
 
     @property
@@ -301,11 +302,11 @@ class Serving:
 
     def _next_kind(self) -> StepKind | None:
         is_prefilling = bool(self._prefilling()) or (bool(self._waiting) and None in self._slots)
-        return next_step(is_prefilling, bool(self._decoding()), self._last)
+        return next_step(is_prefilling, bool(self._decoding()), self.last)
 
     def _account(self, kind: StepKind, took_ns: int, elapsed_ns: int) -> None:
-        self._last = kind
-        self.used_ns += took_ns
+        self.last = kind
+        self.used_ns += worth_ns(kind, took_ns)
         self.total_ns += took_ns
         known = self._expected_ns[kind]
         newer = known + _SMOOTHING * (elapsed_ns - known) if known else elapsed_ns

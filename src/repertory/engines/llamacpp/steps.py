@@ -25,16 +25,19 @@ from functools import partial
 from typing import TypeVar
 
 from repertory.domain.errors import EngineError
-from repertory.engines.contract import Frame
+from repertory.engines.contract import Frame, TokenStep
 from repertory.engines.llamacpp.serving import Serving
 from repertory.engines.llamacpp.team import Team
-from repertory.policy.share import QUANTUM_NS, Contender, entry_ns, next_run
+from repertory.policy.share import QUANTUM_NS, Contender, StepKind, entry_ns, next_run
 
 __all__ = ["Cores", "StepLoop"]
 
 _log = logging.getLogger(__name__)
 _EXIT_BROKEN = 70  # EX_SOFTWARE
 _MOST_LANES = 4
+_TELLING_NS = 8_000_000
+"""Tokens go out so often at most, but for a first and a last one: nobody reads faster than that,
+and each telling wakes two processes, on cores that compute.  Steps of a 50M take 2.5 ms."""
 _ALL = ""
 """In place of a replica's name."""
 _Answer = TypeVar("_Answer")
@@ -259,6 +262,8 @@ class StepLoop:
     ) -> None:
         """One step at least: commands that come one after another must not hold up the streams."""
         left: float = float("inf") if steps is None else steps
+        news: list[TokenStep] = []
+        told_ns = 0
         is_going_on = True
         while is_going_on:
             if sharing == 1:
@@ -270,11 +275,19 @@ class StepLoop:
                 self._team.note(now_ns, now_ns - began_ns, time.thread_time_ns() - computed_ns)
             self._stepped[lane] += 1
             left -= 1
-            if told:
-                with self._one_speaker:  # frames of all lanes in the order of their times
-                    self._emit(Frame(time.monotonic_ns(), told))
             is_free = not self._commands and not self._is_wanted and not self._is_closed
             is_going_on = left > 0 and is_free and serving.has_work
+            news += told
+            if news and (
+                not is_going_on
+                or now_ns - told_ns >= _TELLING_NS
+                or serving.last is StepKind.PREFILL
+                or any(one.finish or one.error for one in told)
+            ):
+                told_ns = now_ns
+                with self._one_speaker:  # frames of all lanes in the order of their times
+                    self._emit(Frame(time.monotonic_ns(), tuple(news)))
+                news = []
         self._end(serving.name)
 
     def _end(self, name: str) -> None:
