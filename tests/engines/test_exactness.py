@@ -116,7 +116,7 @@ def answered(serving: Serving, name: str, prompt: list[int]) -> list[TokenStep]:
     serving.submit(generation(name, prompt, TOKENS))
     steps: list[TokenStep] = []
     while not serving.is_idle:
-        steps += serving.step(1)
+        steps += serving.step(1, 1)
     return steps
 
 
