@@ -11,6 +11,7 @@ from repertory.domain.decisions import Cause
 from repertory.domain.events import ModelRemoved, OperatorAsked, Wish
 from repertory.domain.ladder import Phase, Rung
 from repertory.domain.settings import Settings
+from repertory.domain.specs import KvShape
 from worlds import World, llama_world, model
 
 SETTINGS = Settings(prewarm=False)
@@ -162,6 +163,24 @@ def test_a_head_longer_than_the_slots_gets_longer_ones_and_nobody_drains(play: P
     play.pass_s(60.0)
     assert replica.phase is Phase.OPEN, "its turn does not end any more"
     assert not any(isinstance(one, Deactivate) and one.model == "a" for one in play.asked)
+
+
+def test_a_head_longer_than_the_slots_may_have_fewer_of_them() -> None:
+    """Four slots of 512 cells would not fit beside those of 256; two do, and are enough."""
+    world = llama_world(memory_gib=1132 / 1024)
+    play = Play(World(world.node, (model("a"),), SETTINGS))
+    running = [play.ask("a", 100, 100) for _ in range(4)]
+    play.load_all()
+    assert sorted(play.where) == running
+    (replica,) = play.state.models["a"].replicas.values()
+    assert replica.kv == KvShape(4, 256)
+    for one in running[1:]:
+        play.finish(one)
+    long = play.ask("a", 300, 100)
+    play.load_all()
+    assert sorted(play.where) == [running[0], long], "it waits for nobody's end"
+    assert replica.kv == KvShape(2, 512)
+    play.end()
 
 
 def test_nobody_lacks_slots_when_nobody_waits(play: Play) -> None:

@@ -168,15 +168,19 @@ def widening(state: State, step: Step, model: ModelState, supply: Supply) -> tup
 
 
 def _wider(model: ModelState, replica: ReplicaState, held: KvShape) -> Iterator[KvShape]:
-    """All that its queue lacks, or at least what its head does."""
+    """All that its queue lacks, or at least what its head does.
+
+    A head that needs longer slots may have fewer of them: else it waits for all others' end.
+    """
     ahead = _ahead(model)
     taken, spec = len(replica.running), replica.spec
+    kept = 1 if ahead[0] > held.cells else held.sequences
     shapes = (
-        shape_for(spec, taken + len(model.queue), max(ahead)),
-        shape_for(spec, taken + 1, ahead[0]),
+        (shape_for(spec, taken + len(model.queue), max(ahead)), held.sequences),
+        (shape_for(spec, taken + 1, ahead[0]), kept),
     )
-    for shape in dict.fromkeys(shapes):
-        wider = KvShape(max(shape.sequences, held.sequences), max(shape.cells, held.cells))
+    for shape, least in dict.fromkeys(shapes):
+        wider = KvShape(max(shape.sequences, least), max(shape.cells, held.cells))
         fails = model.failed_kv_tokens is not None and wider.tokens >= model.failed_kv_tokens
         if wider != held and not fails:
             yield wider

@@ -225,7 +225,8 @@ def _grow(state: State, step: Step, model: ModelState, open_replicas: list[Repli
         wake_at(state, step, model.not_before_ns, f"retry:{model.spec.name}")
         return
     room_bytes = _room_to_grow(state, replica)
-    if room_bytes > kv_bytes(replica.spec, replica.kv):
+    is_too_short = head.request.cells > replica.kv.cells
+    if is_too_short or room_bytes > kv_bytes(replica.spec, replica.kv):
         shape = _larger(model, replica, room_bytes)
         if shape is not None:
             why = f"{len(replica.running)} run and {len(model.queue)} wait"
@@ -233,7 +234,7 @@ def _grow(state: State, step: Step, model: ModelState, open_replicas: list[Repli
             return
     if replica.claimed_by in (None, model.spec.name):
         state.short[model.spec.name] = None
-    if head.request.cells > replica.kv.cells and replica.claimed_by is None:
+    if is_too_short and replica.claimed_by is None:
         why = f"a request of {head.request.cells} tokens does not fit {replica.kv.cells} cells"
         claim(state, step, replica, model, why)
 
@@ -247,13 +248,19 @@ def _room_to_grow(state: State, replica: ReplicaState) -> int:
 
 
 def _larger(model: ModelState, replica: ReplicaState, room_bytes: int) -> KvShape | None:
-    """The largest class up to what the queue asks for that holds the present one and fits."""
-    held = replica.kv
+    """The largest class up to what the queue asks for that holds what runs, and fits.
+
+    Fewer slots than now only where the head needs longer ones: else it waits for all others' end.
+    """
+    held, head = replica.kv, model.oldest
     assert held is not None
+    assert head is not None
+    is_too_short = head.request.cells > held.cells
+    least = min(held.sequences, len(replica.running) + 1) if is_too_short else held.sequences
     longest = max(one.request.cells for one in islice(model.queue.values(), _LOOK_AHEAD))
     wanted = shape_for(model.spec, len(replica.running) + len(model.queue), longest)
     cells, sequences = max(wanted.cells, held.cells), wanted.sequences
-    while sequences >= held.sequences:
+    while sequences >= least:
         shape = KvShape(sequences, cells)
         fails = model.failed_kv_tokens is not None and shape.tokens >= model.failed_kv_tokens
         if shape != held and not fails and kv_bytes(replica.spec, shape) <= room_bytes:
