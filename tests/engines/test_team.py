@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from repertory.engines.llamacpp.team import Team
 
 MS = 1_000_000
-STEP_NS = 10 * MS
+STEP_NS = 50 * MS
 WINDOW_STEPS = 2
 """Steps of that length that are judged together."""
 PATIENCE_MS = 250

@@ -34,7 +34,10 @@ __all__ = ["Cores", "StepLoop"]
 
 _log = logging.getLogger(__name__)
 _EXIT_BROKEN = 70  # EX_SOFTWARE
-_MOST_LANES = 4
+_LANES = 2
+"""One for each core of two, with one thread each.  Lanes of more threads have a pool each, for
+ever, and libgomp hardly spins where pools hold more threads than there are cores: a 50M takes 1.5
+times as long.  Larger sets of cores take turns until that is solved."""
 _TELLING_NS = 8_000_000
 """Tokens go out so often at most, but for a first and a last one: nobody reads faster than that,
 and each telling wakes two processes, on cores that compute.  Steps of a 50M take 2.5 ms."""
@@ -75,7 +78,7 @@ class StepLoop:
         is_moving: Callable[[], bool],
         name: str,
     ) -> None:
-        lanes = min(cores.count, _MOST_LANES)
+        lanes = _LANES if cores.count == _LANES else 1
         self._cores = cores
         self._team = Team(cores.count)
         self._emit = emit
@@ -205,7 +208,9 @@ class StepLoop:
         awaited: set[str] = set()
         for index, command in enumerate(self._commands):
             name = command.replica
-            if name == _ALL and self._under_way:
+            if name == _ALL and (
+                self._under_way or lane
+            ):  # it may compute: in the first lane's pool
                 return None
             if name in self._under_way or name in awaited:
                 awaited.add(name)
