@@ -1,9 +1,9 @@
 """The step loop of one device: the only caller of `llama_decode` there.
 
-Models that share a device share one loop, so that they never fight for its cores.  Where there is
-more than one core, and more than one model with work, they run side by side: a few *lanes*, each
-with its share of the cores.  A decode step waits for memory more than it computes, and a second
-thread gains it little.  Measured on two cores, ms per step of one sequence:
+Models that share a device share one loop, so that they never fight for its cores.  On two cores,
+two models with work run side by side: two *lanes*, each with one core.  A decode step waits for
+memory more than it computes, and a second thread gains it little.  Measured, ms per step of one
+sequence:
 
     models            in turns, two threads each    side by side, one thread each
     300M and 1.1B     23.2 and 49.0                 19.4 and 43.8
