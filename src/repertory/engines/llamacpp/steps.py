@@ -201,16 +201,15 @@ class StepLoop:
     def _next_work(self, lane: int) -> Callable[[], None] | None:
         """The first command that may run now, or a turn of some replica.
 
-        Commands for one replica keep their order.  Before one for all, nothing else begins.
+        Commands for one replica keep their order.  Before one for all, nothing else begins; it may
+        compute, and does so in the first lane, for the sake of libgomp's pools.
         """
         if _ALL in self._under_way:
             return None
         awaited: set[str] = set()
         for index, command in enumerate(self._commands):
             name = command.replica
-            if name == _ALL and (
-                self._under_way or lane
-            ):  # it may compute: in the first lane's pool
+            if name == _ALL and (self._under_way or lane):
                 return None
             if name in self._under_way or name in awaited:
                 awaited.add(name)
