@@ -94,7 +94,8 @@ class Shelved:
     key: "_Key"
     location: str
     anonymous_bytes: int
-    """What opening it took besides the file's own pages: vocabulary, tensor table, copies."""
+    """What opening it took besides the file's own pages: vocabulary, tensor table, copies; where
+    weights were copied, also those that are looked up in the file."""
     mapped: "list[_Range]"
     """Where the file is computed from in place; empty if its weights were copied elsewhere."""
     weights_bytes: int = 0
