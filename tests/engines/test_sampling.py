@@ -116,11 +116,35 @@ def test_penalties_do_not_touch_the_models_row() -> None:
     assert np.array_equal(logits, before)
 
 
-def test_logits_that_are_no_numbers_are_an_error() -> None:
-    logits = row(4)
-    logits[7] = np.nan
+@pytest.mark.parametrize("sampling", [*SETTINGS, Sampling(temperature=0.0)])
+@pytest.mark.parametrize("size", [30, 1000, 32000])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_are_an_error(sampling, size, value):  # type: ignore[no-untyped-def]
+    logits = row(4, size)
+    logits[7] = value
     with pytest.raises(NotANumber):
-        draw(logits, Sampling(), 0)
+        draw(logits, sampling, 0)
+
+
+@given(
+    st.integers(0, 1000),
+    st.integers(2, 300),
+    st.sampled_from([0.3, 0.9, 1.0]),
+    st.sampled_from([0.0, 0.05]),
+    st.sampled_from([50, 1000, 5003]),
+)
+def test_what_the_filters_leave_is_what_their_definitions_say(
+    seed: int, top_k: int, top_p: float, min_p: float, size: int
+) -> None:
+    logits = np.round(row(seed, size), 1)  # with ties
+    order = np.lexsort((np.arange(size), -logits))[:top_k]
+    weights = np.exp(logits[order].astype(np.float64) - float(logits[order[0]]))
+    sums = weights.cumsum()
+    order = order[: int(sums.searchsorted(top_p * sums[-1] * (1 - 1e-6))) + 1]
+    weights = weights[: order.size]
+    left = set(order[weights >= min_p * (1 - 1e-6)].tolist())
+    sampling = Sampling(top_k=top_k, top_p=top_p, min_p=min_p, seed=seed)
+    assert {draw(logits, sampling, position) for position in range(50)} <= left
 
 
 def test_equal_digests_mean_equal_rows() -> None:

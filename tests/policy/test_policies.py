@@ -230,10 +230,19 @@ class TestOthers:
         assert worth_ns(StepKind.DECODE, 10) == 10
 
     def test_prefill_and_decode_alternate(self) -> None:
-        assert next_step(True, True, StepKind.PREFILL) is StepKind.DECODE
-        assert next_step(True, True, StepKind.DECODE) is StepKind.PREFILL
-        assert next_step(False, True, None) is StepKind.DECODE
-        assert next_step(False, False, None) is None
+        assert next_step(128, True, 0, 128) is StepKind.PREFILL
+        assert next_step(128, True, 128, 128) is StepKind.DECODE
+        assert next_step(128, False, 128, 128) is StepKind.PREFILL
+        assert next_step(0, True, 0, 128) is StepKind.DECODE
+        assert next_step(0, False, 0, 128) is None
+
+    def test_short_prompts_follow_one_another_up_to_one_chunks_tokens(self) -> None:
+        assert next_step(32, True, 96, 128) is StepKind.PREFILL
+        assert next_step(33, True, 96, 128) is StepKind.DECODE
+
+    def test_what_is_larger_than_a_chunk_waits_for_one_decode_step_only(self) -> None:
+        assert next_step(500, True, 0, 128) is StepKind.PREFILL
+        assert next_step(500, True, 500, 128) is StepKind.DECODE
 
 
 class TestFit:

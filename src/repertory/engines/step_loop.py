@@ -65,11 +65,17 @@ class Lane:
     """Counted as `policy.share` wants it."""
     total_ns: int = 0
     """Since it was activated."""
-    last: StepKind | None = None
+    prompt_tokens_since: int = 0
+    """Computed since the last decode step."""
 
     @property
     def has_work(self) -> bool:
         return bool(self.prefilling or self.decoding)
+
+    @property
+    def next_prompt_tokens(self) -> int:
+        """Of the next prefill step; 0: there is none."""
+        return min(PREFILL_CHUNK, self.prefilling[0].prefill_left) if self.prefilling else 0
 
     @property
     def size(self) -> int:
@@ -97,8 +103,7 @@ class Lane:
 
     def step_ns(self, kind: StepKind) -> int:
         if kind is StepKind.PREFILL:
-            chunk = min(PREFILL_CHUNK, self.prefilling[0].prefill_left)
-            seconds = self.profile.prefill[self.form].seconds(chunk)
+            seconds = self.profile.prefill[self.form].seconds(self.next_prompt_tokens)
         else:
             seconds = self.profile.decode[self.form].seconds(len(self.decoding))
         seconds *= self.share + (1.0 - self.share) * self.profile.host_pace
@@ -166,13 +171,13 @@ class StepLoop:
         lane, spent_ns = one.lane, steps * one.step_ns
         lane.used_ns += worth_ns(one.kind, spent_ns)
         lane.total_ns += spent_ns
-        lane.last = one.kind
         if self._run is not None and self._run[1] is not None:
             self._run = (self._run[0], self._run[1] - steps)
         if one.kind is StepKind.PREFILL:
             if lane.prefilling and lane.prefilling[0] is one.prefilled:
                 self._complete_prefill(lane, spent_ns, end_ns, outputs)
             return
+        lane.prompt_tokens_since = 0
         for running in list(lane.decoding.values()):
             running.decode_ns += spent_ns
             running.output_left -= steps
@@ -185,7 +190,9 @@ class StepLoop:
     ) -> None:
         running = lane.prefilling[0]
         running.prefill_ns += spent_ns
-        running.prefill_left -= min(PREFILL_CHUNK, running.prefill_left)
+        tokens = lane.next_prompt_tokens
+        lane.prompt_tokens_since += tokens
+        running.prefill_left -= tokens
         if running.prefill_left:
             return
         lane.prefilling.popleft()
@@ -199,7 +206,9 @@ class StepLoop:
         if lane is None:
             self._segment = None
             return
-        kind = next_step(bool(lane.prefilling), bool(lane.decoding), lane.last)
+        kind = next_step(
+            lane.next_prompt_tokens, bool(lane.decoding), lane.prompt_tokens_since, PREFILL_CHUNK
+        )
         assert kind is not None
         steps = 1
         if kind is StepKind.DECODE and not lane.prefilling:

@@ -4,6 +4,7 @@ A call is answered by one `Reply` or one `Failure` of its id; `Output` and `Beat
 """
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,7 @@ __all__ = [
     "error_of",
     "failure_of",
     "payload_bytes",
+    "take_payloads",
 ]
 
 _HEADER = struct.Struct("<I")
@@ -140,12 +142,25 @@ def encode(message: Call | FromWorker) -> bytes:
     return _HEADER.pack(len(payload)) + payload
 
 
-def payload_bytes(header: bytes) -> int:
+def payload_bytes(header: bytes | bytearray) -> int:
     """How many bytes follow a header."""
     (count,) = _HEADER.unpack(header)
     if count > _MOST_BYTES:
         raise errors.WorkerGone(f"a frame of {count} bytes: the peer speaks another language")
     return int(count)
+
+
+def take_payloads(received: bytearray) -> Iterator[bytes]:
+    """The payloads that have come whole; what remains in `received` has not."""
+    at = 0
+    while len(received) - at >= HEADER_BYTES:
+        begin = at + HEADER_BYTES
+        end = begin + payload_bytes(received[at:begin])
+        if end > len(received):
+            break
+        yield bytes(received[begin:end])
+        at = end
+    del received[:at]
 
 
 def decode_call(payload: bytes) -> Call:

@@ -27,7 +27,6 @@ from repertory.engines.contract import (
     WorkerStats,
 )
 from repertory.engines.wire import (
-    HEADER_BYTES,
     SIGNATURES,
     Beat,
     Call,
@@ -38,10 +37,12 @@ from repertory.engines.wire import (
     decode_from_worker,
     encode,
     error_of,
-    payload_bytes,
+    take_payloads,
 )
 
 __all__ = ["LlamaCppEngine"]
+
+_READ_BYTES = 1 << 18
 
 
 class LlamaCppEngine:
@@ -144,12 +145,13 @@ class LlamaCppEngine:
             self._calls.pop(call_id, None)
 
     async def _read(self) -> None:
+        received = bytearray()
         try:
-            while True:
-                header = await self._reader.readexactly(HEADER_BYTES)
-                payload = await self._reader.readexactly(payload_bytes(header))
-                self._take(decode_from_worker(payload))
-        except (asyncio.IncompleteReadError, ConnectionError, WorkerGone, msgspec.MsgspecError):
+            while news := await self._reader.read(_READ_BYTES):
+                received += news
+                for payload in take_payloads(received):
+                    self._take(decode_from_worker(payload))
+        except (ConnectionError, WorkerGone, msgspec.MsgspecError):
             pass  # what is left to say is said below: the worker is gone
         finally:
             self._is_gone = True

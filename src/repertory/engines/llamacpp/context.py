@@ -124,6 +124,8 @@ class Context:
         api.llama_set_embeddings(self._handle, False)
         self._memory = api.llama_get_memory(self._handle)
         self._batch = _Batch(self._capacity)
+        self._views: dict[tuple[int, int, int], Logits] = {}
+        """Of the library's buffers, by address, rows and width: making one takes 30 µs."""
         self._has_plain_kv = model.has_plain_kv
         self._threads = options.threads
         self.cells_allocated: int = api.llama_n_ctx(self._handle)
@@ -229,9 +231,13 @@ class Context:
         pointer = get(self._handle)
         if not pointer:
             raise DecodeFailed(f"{get.__name__} has nothing")
-        view = (ctypes.c_float * (rows * width)).from_address(ctypes.addressof(pointer.contents))
-        row: Logits = np.frombuffer(memoryview(view), np.float32)
-        return row.reshape(rows, width)
+        address = ctypes.addressof(pointer.contents)
+        view = self._views.get((address, rows, width))
+        if view is None:
+            memory = (ctypes.c_float * (rows * width)).from_address(address)
+            view = np.frombuffer(memoryview(memory), np.float32).reshape(rows, width)
+            self._views[address, rows, width] = view
+        return view
 
 
 def _chunk_tokens(model: Model, options: ContextOptions) -> int:

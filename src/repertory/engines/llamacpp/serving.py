@@ -60,6 +60,8 @@ class Serving:
         self._pieces: dict[tuple[int, bool], bytes] = {}
         self.last: StepKind | None = None
         """What the last step was."""
+        self._prompt_tokens_since = 0
+        """Computed since the last decode step."""
         self._expected_ns = dict.fromkeys(StepKind, 0.0)
 
     @property
@@ -291,8 +293,9 @@ class Serving:
     def _decoding(self) -> list[int]:
         return [slot for slot, one in self._stepping() if not one.is_prefilling]
 
-    def _prefilling(self) -> list[int]:
-        return [slot for slot, one in self._stepping() if one.is_prefilling]
+    def _prefilling(self) -> int | None:
+        """The slot whose prompt is next."""
+        return next((slot for slot, one in self._stepping() if one.is_prefilling), None)
 
     def _stepping(self) -> Iterator[tuple[int, Generation]]:
         """Generations that take part in steps, by slot."""
@@ -301,8 +304,14 @@ class Serving:
                 yield slot, one
 
     def _next_kind(self) -> StepKind | None:
-        is_prefilling = bool(self._prefilling()) or (bool(self._waiting) and None in self._slots)
-        return next_step(is_prefilling, bool(self._decoding()), self.last)
+        slot, chunk_tokens = self._prefilling(), self.context.chunk_tokens
+        if slot is not None:
+            one = self._occupant(slot)
+            tokens = min(chunk_tokens, len(one.spec.prompt) - one.computed)
+        else:
+            tokens = chunk_tokens if self._waiting and None in self._slots else 0
+        is_decoding = any(not one.is_prefilling for _, one in self._stepping())
+        return next_step(tokens, is_decoding, self._prompt_tokens_since, chunk_tokens)
 
     def _account(self, kind: StepKind, took_ns: int, elapsed_ns: int) -> None:
         self.last = kind
@@ -313,7 +322,8 @@ class Serving:
         self._expected_ns[kind] = newer
 
     def _prefill(self) -> list[Drawn]:
-        slot = self._prefilling()[0]
+        slot = self._prefilling()
+        assert slot is not None
         one = self._occupant(slot)
         if one.pool is not None:
             return [self._embed(slot, one, one.pool)]
@@ -325,6 +335,7 @@ class Serving:
         except DecodeFailed as error:
             return self._lose([slot], str(error))
         one.computed += len(chunk)
+        self._prompt_tokens_since += len(chunk)
         return [Drawn(one) if row is None else self._advance(slot, row)]
 
     def _embed(self, slot: int, one: Generation, pool: Pool) -> Drawn:
@@ -349,6 +360,7 @@ class Serving:
                 self.context.prefill(slot, chunk, one.computed, wants_logits=False)
         except DecodeFailed as error:
             return self._lose([slot], str(error))[0]
+        self._prompt_tokens_since += end - one.computed
         one.computed = end
         if end < len(prompt):
             return Drawn(one)
@@ -359,6 +371,7 @@ class Serving:
         return Drawn(one, finish=FinishReason.STOP, embedding=embedding)
 
     def _decode(self) -> list[Drawn]:
+        self._prompt_tokens_since = 0
         slots = self._decoding()
         running = [self._occupant(slot) for slot in slots]
         try:

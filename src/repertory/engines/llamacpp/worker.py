@@ -30,6 +30,7 @@ from repertory.engines.llamacpp import library
 from repertory.engines.llamacpp.context import ContextOptions
 from repertory.engines.llamacpp.library import Accelerator, Model
 from repertory.engines.llamacpp.mover import Device, Mover
+from repertory.engines.llamacpp.outbox import Outbox
 from repertory.engines.llamacpp.steps import Cores, StepLoop
 from repertory.engines.llamacpp.trial import Trials, die_with_parent
 from repertory.engines.llamacpp.vocabulary import Unproven, Vocabularies
@@ -299,12 +300,13 @@ def _then(first: "Future[Any]", begin: Callable[[], "Future[Any]"]) -> "Future[A
 
 
 async def _serve(options: argparse.Namespace) -> None:
-    reader, writer = await _connect(options.socket)
-    loop = asyncio.get_running_loop()
+    connected = _connected(options.socket)
+    outbox = Outbox(connected, asyncio.get_running_loop())
+    reader, _kept = await asyncio.open_unix_connection(sock=connected)  # unkept, it closes
 
     def send(message: FromWorker) -> None:
         """From any thread."""
-        loop.call_soon_threadsafe(writer.write, encode(message))
+        outbox.send(encode(message))
 
     worker = Worker(options, send)
     async with asyncio.TaskGroup() as group:
@@ -342,10 +344,15 @@ async def _beat(worker: Worker, send: Callable[[FromWorker], None]) -> None:
         await asyncio.sleep(_BEAT_S)
 
 
-async def _connect(where: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+def _connected(where: str) -> socket.socket:
+    """Without blocking, as a loop wants it."""
     if where.isdigit():
-        return await asyncio.open_unix_connection(sock=socket.socket(fileno=int(where)))
-    return await asyncio.open_unix_connection(where)
+        connected = socket.socket(fileno=int(where))
+    else:
+        connected = socket.socket(socket.AF_UNIX)
+        connected.connect(where)
+    connected.setblocking(False)
+    return connected
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
