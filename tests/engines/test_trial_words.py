@@ -11,7 +11,7 @@ from lying import with_lying_words
 from running import Listener, RunningWorker, Walk, generation, running_worker, spec_of
 
 from bench.fuzz.gguf_layout import Layout, text
-from repertory.domain.errors import BadRequest, OutOfMemory, Quarantined
+from repertory.domain.errors import BadRequest, LoadFailed, OutOfMemory, Quarantined
 from repertory.engines.contract import GrammarKind, Sampling
 from repertory.engines.gguf.make import make_model
 from repertory.engines.llamacpp.trial import Trials
@@ -45,6 +45,21 @@ def test_a_file_that_was_proven_whole_has_proven_words(model_file, tmp_path):  #
     Trials(tmp_path, GENUINE).prove(spec)
     assert Trials(tmp_path, NEVER).has_words(spec.digest)
     Trials(tmp_path, NEVER).prove_words(spec.location, spec.digest)
+
+
+def test_words_that_cannot_be_read_are_not_tried_at_every_request(tmp_path):  # type: ignore[no-untyped-def]
+    counted = tmp_path / "tries"
+    trials = Trials(
+        tmp_path,
+        child(f"open({str(counted)!r}, 'a').write('x'); print('{{\"error\": \"no\"}}'); exit(1)"),
+    )
+    for _ in range(3):
+        with pytest.raises(LoadFailed, match="cannot be loaded: no"):
+            trials.prove_words("broken.gguf", "its digest")
+    assert counted.read_text() == "x"
+    with pytest.raises(LoadFailed):
+        trials.prove_words("another.gguf", "another digest")
+    assert counted.read_text() == "xx"
 
 
 @pytest.mark.parametrize("form", ["words", "whole"])

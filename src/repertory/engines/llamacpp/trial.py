@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ _SLOWEST_BYTES_PER_S = 20e6
 """A file on the slowest disk that anybody serves from; a trial that takes longer hangs."""
 _WORDS_TIMEOUT_S = 25.0
 """A client waits meanwhile.  A vocabulary of 262k tokens takes some 3 s."""
+_REFUSED_FOR_S = 30.0
+"""Each request for the words of a file that cannot be read would cost a child of 0.3 s; but a disk
+may have failed to read it."""
 _EVERY_BYTE = "".join(
     chr(code)
     for part in (
@@ -109,6 +113,8 @@ class Trials:
         self._path = None if state_dir is None else state_dir / _STATE_FILE
         self._command = command or (sys.executable, "-m", _MODULE)
         self._known: dict[str, _Known] = {}
+        self._refused: dict[str, tuple[float, str]] = {}
+        """Files whose words could not be read, until when, and why."""
         if self._path is not None and self._path.exists():
             self._known = msgspec.json.decode(self._path.read_bytes(), type=dict[str, _Known])
 
@@ -136,14 +142,21 @@ class Trials:
 
     def prove_words(self, location: str, digest: str) -> None:
         """Return if a file's vocabulary is proven; raise as `prove` does otherwise."""
-        known = self._known.get(_key(digest))
-        if known is None:
-            arguments = [location, "--form", "words"]
-            timeout_s = min(self._least_timeout_s, _WORDS_TIMEOUT_S)
-            proven = _Known(is_words_only=True)
-            self._try(digest, Path(location), arguments, timeout_s, proven)
-        else:
+        key = _key(digest)
+        known = self._known.get(key)
+        if known is not None:
             _check(known, Path(location))
+            return
+        until_s, why = self._refused.get(key, (0.0, ""))
+        if why and time.monotonic() < until_s:
+            raise LoadFailed(why)
+        arguments = [location, "--form", "words"]
+        timeout_s = min(self._least_timeout_s, _WORDS_TIMEOUT_S)
+        try:
+            self._try(digest, Path(location), arguments, timeout_s, _Known(is_words_only=True))
+        except LoadFailed as error:
+            self._refused[key] = (time.monotonic() + _REFUSED_FOR_S, str(error))
+            raise
 
     def _try(
         self, digest: str, path: Path, arguments: list[str], timeout_s: float, proven: _Known
