@@ -57,12 +57,13 @@ def mixture(run: Run) -> list[Check]:
     models, threads = _chosen(run, folder)
     raw: dict[str, Any] = {"router": {"models_max": models, "threads": threads}}
     checks: list[Check] = []
+    state_dir = run.state_dir()  # a server that is started again knows its files
     for rate in (BUSY, CALM):
         told: dict[str, list[Answer]] = {"repertory": [], "router": []}
         for seed in SEEDS:
             asks = workload(rate, seed)
             flags = ("--memory", f"{MEMORY_MIB}MiB")
-            with repertory(folder_of(EIGHT, run.root, run.say), run.state_dir(), *flags) as ours:
+            with repertory(folder_of(EIGHT, run.root, run.say), state_dir, *flags) as ours:
                 told["repertory"] += _measured(run, ours, asks, f"{rate}/s, seed {seed}", raw)
             with llama_server(run.peer, run.log(), router_flags(folder, models, threads)) as peer:
                 told["router"] += _measured(run, peer, asks, f"{rate}/s, seed {seed}", raw)

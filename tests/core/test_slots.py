@@ -183,6 +183,34 @@ def test_a_head_longer_than_the_slots_may_have_fewer_of_them() -> None:
     play.end()
 
 
+@pytest.mark.parametrize(
+    ("memory_mib", "busy", "slots"),
+    [(1150, 2, 3), (1150, 3, 3), (1132, 2, 2), (1132, 1, 2)],
+    ids=["three", "as many as run", "two run", "two"],
+)
+def test_a_long_head_has_as_many_slots_as_it_takes_or_as_run(memory_mib, busy, slots):  # type: ignore[no-untyped-def]
+    """Four of 512 cells would not fit beside four of 256.  Where no slot is left for it, it takes
+    the first that is free.
+    """
+    world = llama_world(memory_gib=memory_mib / 1024)
+    play = Play(World(world.node, (model("a"),), SETTINGS))
+    running = [play.ask("a", 100, 100) for _ in range(4)]
+    play.load_all()
+    (replica,) = play.state.models["a"].replicas.values()
+    assert replica.kv == KvShape(4, 256)
+    for one in running[busy:]:
+        play.finish(one)
+    long = play.ask("a", 300, 100)
+    play.ask("a", 700, 100)  # one of 1,024 cells may wait
+    play.load_all()
+    assert replica.kv == KvShape(slots, 512)
+    if slots == busy:
+        play.finish(running[0])
+        play.load_all()
+    assert long in play.where
+    play.end()
+
+
 def test_nobody_lacks_slots_when_nobody_waits(play: Play) -> None:
     use(play, "b")
     play.send(OperatorAsked(play.now_ns, "b", Wish.PIN))

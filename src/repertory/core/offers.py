@@ -174,13 +174,17 @@ def _wider(model: ModelState, replica: ReplicaState, held: KvShape) -> Iterator[
     """
     ahead = _ahead(model)
     taken, spec = len(replica.running), replica.spec
-    kept = 1 if ahead[0] > held.cells else held.sequences
+    all_of_it = shape_for(spec, taken + len(model.queue), max(ahead))
+    head = shape_for(spec, taken + 1, ahead[0])
+    is_too_long = ahead[0] > held.cells
+    exact = min(taken + 1, spec.max_sequences)
+    sequences = exact if is_too_long else max(head.sequences, held.sequences)
     shapes = (
-        (shape_for(spec, taken + len(model.queue), max(ahead)), held.sequences),
-        (shape_for(spec, taken + 1, ahead[0]), kept),
+        KvShape(max(all_of_it.sequences, held.sequences), all_of_it.cells),
+        KvShape(sequences, head.cells),
     )
-    for shape, least in dict.fromkeys(shapes):
-        wider = KvShape(max(shape.sequences, least), max(shape.cells, held.cells))
+    for shape in dict.fromkeys(shapes):
+        wider = KvShape(shape.sequences, max(shape.cells, held.cells))
         fails = model.failed_kv_tokens is not None and wider.tokens >= model.failed_kv_tokens
         if wider != held and not fails:
             yield wider

@@ -248,22 +248,37 @@ def _room_to_grow(state: State, replica: ReplicaState) -> int:
 
 
 def _larger(model: ModelState, replica: ReplicaState, room_bytes: int) -> KvShape | None:
-    """The largest class up to what the queue asks for that holds what runs, and fits.
-
-    Fewer slots than now only where the head needs longer ones: else it waits for all others' end.
-    """
+    """The largest class up to what the queue asks for that holds what runs, and fits."""
     held, head = replica.kv, model.oldest
     assert held is not None
     assert head is not None
-    is_too_short = head.request.cells > held.cells
-    least = min(held.sequences, len(replica.running) + 1) if is_too_short else held.sequences
     longest = max(one.request.cells for one in islice(model.queue.values(), _LOOK_AHEAD))
     wanted = shape_for(model.spec, len(replica.running) + len(model.queue), longest)
-    cells, sequences = max(wanted.cells, held.cells), wanted.sequences
-    while sequences >= least:
-        shape = KvShape(sequences, cells)
+    shapes = _halved(wanted.sequences, held.sequences, max(wanted.cells, held.cells))
+    if head.request.cells > held.cells:
+        shapes += _for_a_long_head(model, replica, held)
+    for shape in shapes:
         fails = model.failed_kv_tokens is not None and shape.tokens >= model.failed_kv_tokens
         if shape != held and not fails and kv_bytes(replica.spec, shape) <= room_bytes:
             return shape
-        sequences //= 2
     return None
+
+
+def _halved(sequences: int, least: int, cells: int) -> list[KvShape]:
+    shapes = []
+    while sequences >= least:
+        shapes.append(KvShape(sequences, cells))
+        sequences //= 2
+    return shapes
+
+
+def _for_a_long_head(model: ModelState, replica: ReplicaState, held: KvShape) -> list[KvShape]:
+    """A head that needs longer slots may have fewer of them: else it waits for all others' end.
+
+    As many as it takes, whatever the classes; or as many as run, and the next that ends makes room.
+    """
+    assert model.oldest is not None
+    cells = shape_for(model.spec, 1, model.oldest.request.cells).cells
+    taken = len(replica.running)
+    counts = {held.sequences, min(taken + 1, model.spec.max_sequences), max(1, taken)}
+    return [KvShape(count, cells) for count in sorted(counts, reverse=True)]
