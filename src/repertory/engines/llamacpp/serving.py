@@ -78,7 +78,7 @@ class Serving:
     @property
     def expected_ns(self) -> int:
         """What the next step is expected to take; a whole turn while nobody knows."""
-        kind = self._next_kind()
+        kind = self.next
         return round(self._expected_ns[kind] if kind is not None else 0) or QUANTUM_NS
 
     def submit(self, spec: GenerationSpec, grammar: Grammar | None = None) -> None:
@@ -155,7 +155,7 @@ class Serving:
         Where `sharing` replicas compute side by side, each takes its part of the device's time.
         """
         self._admit()
-        kind = self._next_kind()
+        kind = self.next
         if kind is None:
             return ()
         self.context.use_threads(threads)
@@ -303,7 +303,8 @@ class Serving:
             if one is not None and not one.is_held:
                 yield slot, one
 
-    def _next_kind(self) -> StepKind | None:
+    @property
+    def next(self) -> StepKind | None:
         slot, chunk_tokens = self._prefilling(), self.context.chunk_tokens
         if slot is not None:
             one = self._occupant(slot)

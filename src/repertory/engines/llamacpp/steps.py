@@ -268,10 +268,12 @@ class StepLoop:
         left: float = float("inf") if steps is None else steps
         news: list[TokenStep] = []
         told_ns = 0
-        is_going_on = True
+        is_going_on, has_begun = True, False
         while is_going_on:
             if sharing == 1:
                 threads = self._under_way[serving.name] = self.threads
+                if has_begun and threads > 1 and serving.next is StepKind.DECODE:
+                    threads -= 1
             began_ns, computed_ns = time.monotonic_ns(), time.thread_time_ns()
             told = serving.step(threads, sharing)
             now_ns = time.monotonic_ns()
@@ -281,6 +283,7 @@ class StepLoop:
             left -= 1
             is_free = not self._commands and not self._is_wanted and not self._is_closed
             is_going_on = left > 0 and is_free and serving.has_work
+            has_begun = bool(told) and serving.last is StepKind.PREFILL
             news += told
             if news and (
                 not is_going_on
