@@ -141,25 +141,28 @@ def _chosen(run: Run, folder: str) -> tuple[int, int]:
     """The largest `--models-max` whose measured memory fits the budget, at the better threads.
 
     It counts models and knows no sizes: what counts is the memory of those that were loaded while
-    the busy workload of the first seed went on.
+    the busy workload of the first seed went on, whatever its threads.
     """
-    tried: dict[tuple[int, int], tuple[int, float]] = {}
-    asks = workload(BUSY, SEEDS[0])
-    for models in (1, 2, 3, 4):
+    best = (1, 1)
+    for models in range(1, len(EIGHT) + 1):
+        median_s: dict[int, float] = {}
         for threads in (1, 2):
-            flags = router_flags(folder, models, threads)
-            with llama_server(run.peer, run.log(), flags) as peer, _peak_memory(peer) as peak:
-                _warm(run)
-                told = asyncio.run(play(peer.url, asks, TIMEOUT_S))
-            ttft = [one.ttft_or(TIMEOUT_S) for one in told]
-            tried[models, threads] = max(peak), percentile(ttft, 0.5)
-            run.say(
-                f"router --models-max {models} -t {threads}: peak {max(peak) >> 20} MiB, "
-                f"TTFT p50 {percentile(ttft, 0.5):.2f} s"
-            )
-        if min(tried[models, threads][0] for threads in (1, 2)) > MEMORY_MIB << 20:
-            break
-    fitting = [key for key, (peak_bytes, _) in tried.items() if peak_bytes <= MEMORY_MIB << 20]
-    most = max(models for models, _ in fitting)
-    threads = min((1, 2), key=lambda count: tried[most, count][1])
-    return most, threads
+            peak_bytes, median_s[threads] = _tried(run, folder, models, threads)
+            if models > 1 and peak_bytes > MEMORY_MIB << 20:
+                return best
+        best = models, min(median_s, key=lambda count: median_s[count])
+    return best
+
+
+def _tried(run: Run, folder: str, models: int, threads: int) -> tuple[int, float]:
+    """The router's peak memory, and its median time to the first token."""
+    flags = router_flags(folder, models, threads)
+    with llama_server(run.peer, run.log(), flags) as peer, _peak_memory(peer) as peak:
+        _warm(run)
+        told = asyncio.run(play(peer.url, workload(BUSY, SEEDS[0]), TIMEOUT_S))
+    p50_s = percentile([one.ttft_or(TIMEOUT_S) for one in told], 0.5)
+    run.say(
+        f"router --models-max {models} -t {threads}: peak {max(peak) >> 20} MiB, "
+        f"TTFT p50 {p50_s:.2f} s"
+    )
+    return max(peak), p50_s
