@@ -7,7 +7,14 @@ import pytest
 
 from core.play import Play
 from repertory.domain.actions import Activate, Cancel, Deactivate, Dispatch, Load, Resize
-from repertory.domain.events import Cancelled, DrainAsked, Finished, GenerationFailed
+from repertory.domain.events import (
+    Cancelled,
+    DrainAsked,
+    Finished,
+    GenerationFailed,
+    OperatorAsked,
+    Wish,
+)
 from repertory.domain.requests import Fault, FinishReason, OutcomeKind, Request
 from repertory.domain.settings import Settings
 from repertory.domain.specs import WeightsForm
@@ -254,6 +261,17 @@ def test_nothing_is_deactivated_without_need(play: Play) -> None:
         play.load_all()
     play.settle()
     assert not any(isinstance(one, Deactivate) for one in play.asked)
+
+
+def test_what_comes_up_before_anybody_asks_comes_up_for_somebody() -> None:
+    """An operator's load took the form that loads quickest and computes slowest."""
+    spec = model("a", repacked_bytes=GIB)
+    play = Play(replace(llama_world(), models=(spec,), settings=SETTINGS))
+    play.send(OperatorAsked(play.now_ns, "a", Wish.LOAD))
+    play.load_all()
+    replica = next(iter(play.state.replicas.values()))
+    assert replica.placement.form is WeightsForm.REPACKED
+    play.end()
 
 
 def test_what_a_form_has_taught_is_what_the_next_wait_is_reckoned_with() -> None:

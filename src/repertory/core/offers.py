@@ -297,13 +297,15 @@ def _work_s(state: State, step: Step, model: ModelState, site: Site) -> float:
        beside the switch lets the least harm choose.
     2. A device that others keep busy is shared: each second of work takes as many as there are
        replicas with work.  An accelerator computes faster than cores.
+    3. What comes up before anybody asks, for an operator or by a forecast, comes up for somebody:
+       one request, at least.
     Where there is nothing to choose between, the sum is spared.
     """
     spec = model.spec
     if not spec.repacked_bytes and len(state.devices) == 1:
         return 0.0
     soon_s = state.settings.use_soon_floor_s
-    requests = len(model.queue) + model.rate.per_s(step.at_ns) * soon_s
+    requests = max(1.0, len(model.queue) + model.rate.per_s(step.at_ns) * soon_s)
     head, prompt, output = model.oldest, 0, model.output.median_tokens
     if head is not None:
         prompt, output = head.request.prompt_tokens, min(output, head.request.max_tokens)
