@@ -42,6 +42,11 @@ class Replica:
     def is_idle(self) -> bool:
         return self.left == 0
 
+    @property
+    def next(self) -> StepKind:
+        is_prefill = len(self.taken) + 1 in self.prefills
+        return StepKind.PREFILL if is_prefill else StepKind.DECODE
+
     def step(self, threads: int, sharing: int) -> tuple[TokenStep, ...]:
         self.taken.append((threads, sharing))
         self._act(self.name, threads)
@@ -131,6 +136,17 @@ def test_one_model_has_all_cores(runs: Callable[..., Run]) -> None:
     run.open(a)
     run.await_end(a)
     assert a.taken == [(4, 1)] * 5
+
+
+def test_the_step_after_a_first_token_leaves_a_core_to_who_carries_it_out(
+    runs: Callable[..., Run],
+) -> None:
+    run, ended = runs(4), threading.Event()
+    a = Replica("a", 6, lambda *_: ended.set() if len(a.taken) == 6 else None)
+    a.prefills = {1, 2}
+    run.open(a)
+    assert ended.wait(PATIENCE_S)
+    assert [threads for threads, _ in a.taken] == [4, 4, 3, 4, 4, 4]
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 4, 16])
