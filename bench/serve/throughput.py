@@ -25,7 +25,7 @@ FIRST_PROMPTS = (8, 96)
 FIRSTS = 15
 REST_S = 0.1
 """Threads of a server that has just answered spin for some milliseconds, on both cores.  Measured,
-a 50M and 8 tokens, right after the other system's answer: 19 ms instead of 12."""
+a 50M of ours and 8 tokens: 16 to 20 ms right after the other's answer, 11 to 15 otherwise."""
 TIMEOUT_S = 300.0
 
 

@@ -185,8 +185,8 @@ def test_a_head_longer_than_the_slots_may_have_fewer_of_them() -> None:
 
 @pytest.mark.parametrize(
     ("memory_mib", "busy", "slots"),
-    [(1150, 2, 3), (1150, 3, 3), (1132, 2, 2), (1132, 1, 2)],
-    ids=["three", "as many as run", "two run", "two"],
+    [(1150, 2, 3), (1150, 3, 3), (1132, 2, 2)],
+    ids=["one more than run", "three that run", "two that run"],
 )
 def test_a_long_head_has_as_many_slots_as_it_takes_or_as_run(memory_mib, busy, slots):  # type: ignore[no-untyped-def]
     """Four of 512 cells would not fit beside four of 256.  Where no slot is left for it, it takes

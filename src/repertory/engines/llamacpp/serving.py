@@ -305,6 +305,7 @@ class Serving:
 
     @property
     def next(self) -> StepKind | None:
+        """What the next step is; None: there is nothing to do."""
         slot, chunk_tokens = self._prefilling(), self.context.chunk_tokens
         if slot is not None:
             one = self._occupant(slot)

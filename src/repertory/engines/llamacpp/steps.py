@@ -273,7 +273,7 @@ class StepLoop:
             if sharing == 1:
                 threads = self._under_way[serving.name] = self.threads
                 if has_begun and threads > 1 and serving.next is StepKind.DECODE:
-                    threads -= 1
+                    threads -= 1  # for the server and the client, who carry a first token out
             began_ns, computed_ns = time.monotonic_ns(), time.thread_time_ns()
             told = serving.step(threads, sharing)
             now_ns = time.monotonic_ns()

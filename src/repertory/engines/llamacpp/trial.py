@@ -148,7 +148,7 @@ class Trials:
             _check(known, Path(location))
             return
         until_s, why = self._refused.get(key, (0.0, ""))
-        if why and time.monotonic() < until_s:
+        if time.monotonic() < until_s:
             raise LoadFailed(why)
         arguments = [location, "--form", "words"]
         timeout_s = min(self._least_timeout_s, _WORDS_TIMEOUT_S)
