@@ -3,11 +3,13 @@
 import asyncio
 import os
 import signal
+from collections.abc import Awaitable
 
 import pytest
 from running import Listener, Walk, generation, running_engine, running_worker, spec_of
 
 from repertory.domain.errors import BadRequest, EngineError, LoadFailed, WorkerGone
+from repertory.domain.events import Measured
 from repertory.domain.ladder import Rung
 from repertory.domain.requests import FinishReason
 from repertory.domain.specs import WeightsForm
@@ -299,3 +301,53 @@ def test_full_slots_take_no_more_than_was_read_back_at_activation(model_file, fl
             assert taken <= serving.kv_bytes + serving.buffers_bytes + 4 * MIB
 
     asyncio.run(run())
+
+
+def test_a_load_that_copies_lets_short_moves_in(model_file):  # type: ignore[no-untyped-def]
+    """They come to their end first, and are no part of what it took or holds."""
+
+    async def play() -> None:
+        async with running_engine() as engine:
+            large = Walk(engine, spec_of(model_file(size="50m", weights="q4_0"), "large"), "large")
+            small = Walk(engine, spec_of(model_file(), "small"), "small")
+            await small.load()
+            await small.unload()
+            await large.load(WeightsForm.REPACKED)  # both files are proven now
+            await large.unload()
+            alone = await large.load(WeightsForm.REPACKED)
+            await large.unload()
+            ended: list[str] = []
+            measured: dict[str, Measured] = {}
+
+            async def move(name: str, moving: Awaitable[Measured]) -> None:
+                measured[name] = await moving
+                ended.append(name)
+
+            await asyncio.gather(
+                move("large", large.load(WeightsForm.REPACKED)),
+                move("small", small.load()),
+            )
+            assert ended == ["small", "large"]
+            beside = measured["large"].weights_bytes
+            assert beside == pytest.approx(alone.weights_bytes, rel=0.03)
+
+    asyncio.run(play())
+
+
+def test_copied_weights_take_the_same_each_time_and_leave_nothing(model_file):  # type: ignore[no-untyped-def]
+    """What a heap keeps would be missed by the next load's measurement."""
+
+    async def play() -> None:
+        async with running_engine() as engine:
+            walk = Walk(engine, spec_of(model_file(size="50m", weights="q4_0")))
+            taken: list[int] = []
+            left: list[int] = []
+            for _ in range(6):
+                measured = await walk.load(WeightsForm.REPACKED)
+                taken.append(measured.weights_bytes)
+                await walk.unload()
+                left.append((await engine.stats()).anonymous_bytes)
+            assert max(taken[1:]) - min(taken[1:]) < MIB
+            assert max(left) - min(left) < 2 * MIB
+
+    asyncio.run(play())

@@ -1,14 +1,16 @@
 """The mover thread: walks replicas along the ladder, and measures every step of the way.
 
 It loads with prefault, frees and trims, niced, while the step loops go on.  What touches a running
-context is handed to its step loop and applies between steps.
+context is handed to its step loop and applies between steps.  While a load reads or copies, the
+short moves that came after it run in between: a 50M that maps its pages in 30 ms waited 2 s for a
+1.1B that was being repacked.
 """
 
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +31,7 @@ from repertory.domain.actions import (
 from repertory.domain.errors import EngineError
 from repertory.domain.events import Measured
 from repertory.domain.ladder import IllegalTransition, Rung, destination
-from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, Placement
+from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, Placement, WeightsForm
 from repertory.engines.contract import GenerationSpec
 from repertory.engines.grammar.automaton import Grammar
 from repertory.engines.llamacpp.context import (
@@ -43,6 +45,7 @@ from repertory.engines.llamacpp.context import (
 from repertory.engines.llamacpp.library import Accelerator
 from repertory.engines.llamacpp.serving import Serving
 from repertory.engines.llamacpp.steps import StepLoop
+from repertory.engines.llamacpp.turns import Turns
 from repertory.engines.llamacpp.weights import (
     Shelf,
     Shelved,
@@ -99,23 +102,27 @@ class _Known:
 
 
 class Mover:
-    """All replicas of a worker.  Transitions queue; one runs at a time."""
+    """All replicas of a worker.  Transitions queue; one runs at a time, and a long one lets short
+    ones of other replicas in."""
 
     def __init__(
         self,
         devices: Mapping[str, Device],
-        shelf: Shelf,
+        shelf: Callable[[Callable[[], int]], Shelf],
         check_file: Callable[[ModelSpec], None],
         at_work: threading.Event,
     ) -> None:
+        """`shelf` gets what to call while it copies; the answer is what others took meanwhile."""
         self.moves = 0
         self._at_work = at_work
         self._devices = devices
         self._check_file = check_file
-        self._shelf = shelf
+        self._shelf = shelf(self._let_others_in)
+        self._loading: str | None = None
+        """The file that a load reads or copies."""
         self._seen: dict[_Seen, _Known] = {}
         self._replicas: dict[str, _Replica] = {}
-        self._thread = ThreadPoolExecutor(1, "mover", initializer=_be_nice)
+        self._turns = Turns("mover", _be_nice)
 
     @property
     def replica_bytes(self) -> int:
@@ -126,7 +133,11 @@ class Mover:
 
     def start(self, action: Transition, spec: ModelSpec | None = None) -> Future[Measured]:
         """Queue a transition.  One that fails leaves the replica where it stood."""
-        return self._thread.submit(self._walk, action, spec)
+        return self._turns.submit(
+            action.replica_id,
+            partial(self._walk, action, spec),
+            partial(self._is_short, action, spec),
+        )
 
     def submit(
         self, replica_id: str, spec: GenerationSpec, grammar: Grammar | None = None
@@ -148,11 +159,40 @@ class Mover:
     @contextmanager
     def _working(self) -> Iterator[None]:
         """Steps leave a core free meanwhile."""
+        was_at_work = self._at_work.is_set()
         self._at_work.set()
         try:
             yield
         finally:
-            self._at_work.clear()
+            if not was_at_work:
+                self._at_work.clear()
+
+    def _is_short(self, action: Transition, spec: ModelSpec | None) -> bool:
+        """Whether a load that is under way lets this move in.
+
+        1. What reads a file, or copies weights, waits its turn.
+        2. So does a load of the very file that is being loaded.
+        """
+        if not isinstance(action, Load):
+            return not isinstance(action, Stage)
+        if spec is None or action.placement.form is not WeightsForm.PLAIN:
+            return False
+        if spec.location == self._loading or not self._is_in_place(action.placement):
+            return False
+        try:
+            return source_of(shards(Path(spec.location))) is Rung.HOST
+        except OSError:
+            return True  # it fails at once
+
+    def _is_in_place(self, placement: Placement) -> bool:
+        """Whether it computes from the file's own pages."""
+        known = (self._devices.get(name) for name in placement.devices)
+        return all(one is not None and one.accelerator is None for one in known)
+
+    def _let_others_in(self) -> int:
+        """The anonymous bytes that they took, or gave back if negative."""
+        before = taken_bytes(None)
+        return taken_bytes(None) - before if self._turns.let_in() else 0
 
     def cancel(self, generation_id: str) -> Future[None]:
         """Stop a generation wherever it runs, at the next step of its device."""
@@ -200,17 +240,19 @@ class Mover:
         return measured
 
     def _apply(self, action: Transition, replica: _Replica) -> Measured:
-        started_ns = time.monotonic_ns()
+        started_ns = self._spent_ns()
         source: Rung | None = None
         match action:
             case Stage():
                 with self._working():
-                    _stage(replica.spec)
+                    self._stage(replica.spec)
             case Load():
+                is_let_in = self._at_work.is_set()
                 with self._working():
                     self._check_file(replica.spec)
-                    self._await_step(action.placement)
-                    started_ns = time.monotonic_ns()  # neither is a part of what a load costs
+                    if not is_let_in:
+                        self._await_step(action.placement)
+                    started_ns = self._spent_ns()  # neither is a part of what a load costs
                     source = self._load(replica, action.placement)
             case Activate():
                 self._activate(replica, action.kv)
@@ -226,12 +268,16 @@ class Mover:
             case _:
                 assert_never(action)
         return Measured(
-            took_ns=time.monotonic_ns() - started_ns,
+            took_ns=self._spent_ns() - started_ns,
             weights_bytes=0 if replica.held is None else replica.held.weights_bytes,
             kv_bytes=replica.kv_bytes,
             buffers_bytes=replica.buffers_bytes,
             source=source,
         )
+
+    def _spent_ns(self) -> int:
+        """Time, less that of the moves that were let in."""
+        return time.monotonic_ns() - self._turns.aside_ns
 
     def _await_step(self, placement: Placement) -> None:
         """Until a core is free: beside a step of all threads, a niced one gets next to nothing."""
@@ -247,10 +293,26 @@ class Mover:
         source = source_of(shards(Path(replica.spec.location)))
         if source is Rung.DISK:
             # Read ahead of the library, whose own page faults come one by one.
-            _stage(replica.spec)
-        replica.held = self._shelf.take(replica.spec, placement, device.accelerator)
+            self._stage(replica.spec)
+        with self._reading(replica.spec):
+            replica.held = self._shelf.take(replica.spec, placement, device.accelerator)
         replica.device = device
         return source
+
+    def _stage(self, spec: ModelSpec) -> None:
+        with self._reading(spec):
+            for path in shards(Path(spec.location)):
+                read_into_host(path, self._let_others_in)
+
+    @contextmanager
+    def _reading(self, spec: ModelSpec) -> Iterator[None]:
+        """Of two that are under way, the outer one counts: it alone lets others in."""
+        outer = self._loading
+        self._loading = outer or spec.location
+        try:
+            yield
+        finally:
+            self._loading = outer
 
     def _unload(self, replica: _Replica) -> None:
         held, replica.held, replica.device = replica.held, None, None
@@ -314,11 +376,6 @@ class Mover:
         unstated = max(0, appeared - context.reserved_bytes)
         known = self._seen.setdefault((held.key, device.spec.id), _Known(per_token_bytes, unstated))
         replica.buffers_bytes = context.reserved_bytes + max(unstated, known.unstated_bytes)
-
-
-def _stage(spec: ModelSpec) -> None:
-    for path in shards(Path(spec.location)):
-        read_into_host(path)
 
 
 def _check_layers(spec: ModelSpec, placement: Placement, device: Device) -> None:

@@ -34,7 +34,7 @@ from repertory.engines.llamacpp.outbox import Outbox
 from repertory.engines.llamacpp.steps import Cores, StepLoop
 from repertory.engines.llamacpp.trial import Trials, die_with_parent
 from repertory.engines.llamacpp.vocabulary import Unproven, Vocabularies
-from repertory.engines.llamacpp.weights import Shelf, process_bytes
+from repertory.engines.llamacpp.weights import Shelf, process_bytes, release_at_once
 from repertory.engines.wire import (
     HEADER_BYTES,
     SIGNATURES,
@@ -71,6 +71,7 @@ class Worker:
     """Answers calls; everything slow happens on other threads."""
 
     def __init__(self, options: argparse.Namespace, send: Callable[[FromWorker], None]) -> None:
+        release_at_once()
         library.start()
         self._send = send
         self._trials = Trials(None if options.state_dir is None else Path(options.state_dir))
@@ -85,7 +86,7 @@ class Worker:
         """By generation whose grammar is being read: the last call about it."""
         self._at_work = threading.Event()
         self._devices = self._open_devices(options)
-        shelf = Shelf(self._on_opened, self._on_leaving)
+        shelf = partial(Shelf, self._on_opened, self._on_leaving)
         self._mover = Mover(self._devices, shelf, self._check_file, self._at_work)
         self._node = NodeSpec(
             id=options.node,
