@@ -15,6 +15,7 @@ from repertory.domain.actions import (
     Dispatch,
     Drop,
     Load,
+    Preempt,
     Resize,
     Settle,
     Solve,
@@ -35,6 +36,7 @@ from repertory.domain.events import (
     ModelAdded,
     OperatorAsked,
     PlanReady,
+    Preempted,
     Timer,
     TransitionDone,
     TransitionFailed,
@@ -88,6 +90,8 @@ class Play:
         self.requests: dict[str, Request] = {}
         self.started: set[str] = set()
         self.where: dict[str, str] = {}
+        self.stopping: dict[str, None] = {}
+        """The brain wants them preempted."""
         self.outcomes: dict[str, Outcome] = {}
         self.copies: dict[str, Copy] = {}
         self.pending: dict[int, Transition] = {}
@@ -123,6 +127,7 @@ class Play:
         self.pending.clear()
         self.copies.clear()
         self.where.clear()
+        self.stopping.clear()
         self.started.clear()
         self.send(WorkerLost(self.now_ns, self.world.node.id, "killed by the test"))
 
@@ -139,6 +144,11 @@ class Play:
         name = f"r{len(self.requests):05d}"
         self.arrive(Request(name, model, prompt, output, weight))
         return name
+
+    def preempted(self, request_id: str) -> None:
+        """Its slot is free."""
+        self._leave(request_id)
+        self.send(Preempted(self.now_ns, request_id))
 
     def first_token(self, request_id: str) -> None:
         self.started.add(request_id)
@@ -218,6 +228,8 @@ class Play:
         for _ in range(MANY_EVENTS):
             if self.pending:
                 self.complete(next(iter(self.pending)))
+            elif self.stopping:
+                self.preempted(next(iter(self.stopping)))
             elif self.where:
                 self.finish(next(iter(self.where)))
             elif self.problems:
@@ -265,6 +277,10 @@ class Play:
             case Cancel(request_id, replica_id, _):
                 assert self.where.get(request_id) == replica_id
                 self._leave(request_id)
+            case Preempt(request_id, replica_id, _):
+                assert self.where.get(request_id) == replica_id
+                assert request_id not in self.stopping, "preempted twice"
+                self.stopping[request_id] = None
             case Settle(outcome):
                 name = outcome.request_id
                 assert name in self.requests, f"{name} never came"
@@ -294,6 +310,7 @@ class Play:
     def _leave(self, request_id: str) -> None:
         replica_id = self.where.pop(request_id, None)
         self.started.discard(request_id)
+        self.stopping.pop(request_id, None)
         if replica_id is not None:
             self.copies[replica_id].running.discard(request_id)
 

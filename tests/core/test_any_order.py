@@ -103,6 +103,12 @@ class AnyOrder(RuleBasedStateMachine):
         self.play._leave(name)
         self.play.send(GenerationFailed(self.play.now_ns, name, "drawn by the test"))
 
+    @precondition(lambda self: self.play.stopping)
+    @rule(pick=PICK)
+    def preempted(self, pick: int) -> None:
+        names = sorted(self.play.stopping)
+        self.play.preempted(names[pick % len(names)])
+
     @precondition(lambda self: self.play.is_up)
     @rule(pick=st.integers(0, 3))
     def worker_lost(self, pick: int) -> None:

@@ -43,7 +43,8 @@ class Owner:
         self.outcomes: list[Outcome] = []
 
     def generation(self, request_id: str) -> GenerationSpec:
-        return self.requests[request_id]
+        emitted = tuple([1] * self.emitted[request_id])
+        return replace(self.requests[request_id], emitted=emitted)
 
     def model(self, name: str) -> ModelSpec:
         return self.specs[name]
@@ -120,8 +121,14 @@ def lived(
         dying: list[asyncio.Task[None]] = []
 
         def die(reason: str) -> None:
+            """What it has made by now is heard; else it would be made again."""
+            dying.append(loop.create_task(last_words(reason)))
+
+        async def last_words(reason: str) -> None:
+            await engines[-1].cancel("nobody")
+            await asyncio.sleep(0)
             driver.detach(world.node.id, reason)
-            dying.append(loop.create_task(engines[-1].close()))
+            await engines[-1].close()
 
         attach()
         for spec in world.models:

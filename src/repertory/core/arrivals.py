@@ -1,6 +1,6 @@
 """Requests come, move on and end."""
 
-from repertory.core.serving import enqueue, settle
+from repertory.core.serving import end_trial, enqueue, settle
 from repertory.core.state import ModelState, RequestRecord, State, Step
 from repertory.core.window import arm_window
 from repertory.domain.actions import Cancel, Settle
@@ -54,27 +54,32 @@ def take_arrived(state: State, step: Step, event: Arrived) -> None:
 
 
 def take_first_token(state: State, step: Step, event: FirstToken) -> None:
-    """Prefill is over."""
+    """Prefill is over; whoever was on trial has proven itself."""
     record = state.requests.get(event.request_id)
     if record is not None:
         record.walk(RequestStep.FIRST_TOKEN)
+        if record.is_suspect:
+            end_trial(state, step, record)
 
 
 def take_finished(state: State, step: Step, event: Finished) -> None:
-    """A generation ended by itself; its costs and its length are learned."""
+    """A generation ended by itself; its length is learned, and its costs, unless a part of it was
+    computed twice.
+    """
     record = state.requests.get(event.request_id)
     if record is None or record.replica_id is None:
         return
     model = state.models[record.request.model]
     replica = state.replicas[record.replica_id]
-    computed = record.request.prompt_tokens - event.reused_tokens
-    state.costs.observe_generation(
-        model.spec,
-        replica.placement.form,
-        (computed, event.prefill_ns / 1e9),
-        (event.output_tokens - 1, event.decode_ns / 1e9),
-        (record.company + len(replica.running)) / 2,
-    )
+    if not record.returns and not record.preemptions:
+        computed = record.request.prompt_tokens - event.reused_tokens
+        state.costs.observe_generation(
+            model.spec,
+            replica.placement.form,
+            (computed, event.prefill_ns / 1e9),
+            (event.output_tokens - 1, event.decode_ns / 1e9),
+            (record.company + len(replica.running)) / 2,
+        )
     if event.output_tokens:  # an embedding is no short answer
         model.output.count(event.output_tokens)
     settle(state, step, record, Outcome(event.request_id, OutcomeKind.DONE))

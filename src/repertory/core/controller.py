@@ -36,6 +36,7 @@ from repertory.core.ledger import Charge
 from repertory.core.moving import Reason, begin_activate, begin_release, drop_claim
 from repertory.core.offers import is_blocked
 from repertory.core.placing import place, refresh_starved, release_replica, unclaim, watch_blocked
+from repertory.core.preempting import press, take_preempted
 from repertory.core.serving import close_if_due, serve, settle, wake_at
 from repertory.core.state import ModelState, ReplicaState, State, Step
 from repertory.core.window import arm_window, open_window, take_plan
@@ -53,6 +54,7 @@ from repertory.domain.events import (
     ModelRemoved,
     OperatorAsked,
     PlanReady,
+    Preempted,
     SettingsChanged,
     Timer,
     TransitionDone,
@@ -232,6 +234,7 @@ def _handover(state: State, step: Step, replica_id: str) -> None:
         if is_open and replica.handover_at_ns > step.at_ns:
             wake_at(state, step, replica.handover_at_ns, f"handover:{replica_id}")
         step.touched[replica.model] = None
+        press(state, step, state.models[replica.claimed_by])
 
 
 def _room(state: State, step: Step, _: str) -> None:
@@ -280,7 +283,7 @@ def _blocked(state: State, step: Step, name: str) -> None:
     oldest_ns = step.at_ns - round(state.settings.max_queue_s * 1e9)
     for record in list(model.queue.values()):
         if record.since_ns > oldest_ns:
-            break
+            continue
         outcome = Outcome(record.request.id, OutcomeKind.FAILED, f"{name}: {why}", None, 503, fault)
         settle(state, step, record, outcome)
 
@@ -306,6 +309,7 @@ _TAKERS: dict[type[Event], Callable[[State, Step, Any], None]] = {  # Any: each 
     ModelRemoved: take_model_removed,
     OperatorAsked: take_wish,
     PlanReady: take_plan,
+    Preempted: take_preempted,
     SettingsChanged: take_settings,
     Timer: _take_timer,
     TransitionDone: _take_transition_done,

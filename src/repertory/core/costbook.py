@@ -91,6 +91,11 @@ class CostBook:
         prompt_s = prefill.seconds(prompt) * self._ratio(spec, _PREFILL_KEYS[form])
         return prompt_s + output * per_token_s * self._ratio(spec, _DECODE_KEYS[form])
 
+    def step_s(self, spec: ModelSpec, form: WeightsForm, batch: int) -> float:
+        """One decode step of so many sequences: what each of them waits for a token."""
+        law = self._profiles[spec.name].decode[form]
+        return law.seconds(batch) * self._ratio(spec, _DECODE_KEYS[form])
+
     def observe_load(
         self, spec: ModelSpec, form: WeightsForm, source: Rung, measured_s: float
     ) -> None:

@@ -6,8 +6,8 @@ from repertory.core.ledger import Ledger
 from repertory.core.moving import Reason, drop_claim, forget_replica
 from repertory.core.offers import empty_rooms, roomiest_bytes
 from repertory.core.placing import cancel_intent, release_replica
-from repertory.core.serving import reopen, settle
-from repertory.core.state import ModelState, ReplicaState, State, Step
+from repertory.core.serving import reopen, requeue, settle
+from repertory.core.state import ModelState, ReplicaState, RequestRecord, State, Step
 from repertory.domain.decisions import Cause, Verdict
 from repertory.domain.events import (
     DrainAsked,
@@ -19,7 +19,7 @@ from repertory.domain.events import (
     WorkerLost,
     WorkerUp,
 )
-from repertory.domain.ladder import Phase, Rung
+from repertory.domain.ladder import Phase, RequestState, Rung
 from repertory.domain.requests import Fault, Outcome, OutcomeKind
 from repertory.domain.specs import KvShape, ModelSpec, WeightsForm
 from repertory.perf.bytes import MIN_CELLS, kv_bytes, weights_footprint
@@ -36,6 +36,11 @@ __all__ = [
     "take_worker_lost",
     "take_worker_up",
 ]
+
+
+_STRIKES = 2
+"""Workers that die under one request while it alone is on trial: once may be somebody else's doing
+(the kernel, short of memory)."""
 
 
 def take_worker_up(state: State, step: Step, event: WorkerUp) -> None:
@@ -55,20 +60,22 @@ def take_worker_up(state: State, step: Step, event: WorkerUp) -> None:
 
 
 def take_worker_lost(state: State, step: Step, event: WorkerLost) -> None:
-    """All replicas of the node are gone; what ran on them fails, what waits goes on waiting."""
+    """All replicas of the node are gone; what ran on them waits again, with all that it has made.
+
+    1. Whatever ran may have been the cause: all of it is suspect, and tried one by one.
+    2. Whoever was on trial gets a strike; with the second it fails, and says how workers died.
+    3. A model that cannot be served any more leaves nothing to wait for, nor does a file that was
+       replaced: no other one can go on with its tokens.
+    """
     if event.node_id not in state.nodes:
         return
-    message = f"the worker died under this request: {event.message}"
     for name in [one.model for one in state.intents.values() if one.node_id == event.node_id]:
         cancel_intent(state, step, name)
     for replica in [one for one in state.replicas.values() if one.node_id == event.node_id]:
-        for record in list(replica.running.values()):
-            outcome = Outcome(
-                record.request.id, OutcomeKind.FAILED, message, None, 503, Fault.WORKER_GONE
-            )
-            settle(state, step, record, outcome)
+        _give_back_running(state, step, replica, event)
         step.touched[replica.model] = None
         forget_replica(state, replica)
+    state.trials.pop(event.node_id, None)
     for device in state.nodes.pop(event.node_id).devices:
         del state.devices[device.id]
     del state.hosts[event.node_id]
@@ -77,6 +84,39 @@ def take_worker_lost(state: State, step: Step, event: WorkerLost) -> None:
         model.is_wanted = model.is_wanted or model.is_pinned
         step.touched[model.spec.name] = None
     step.verdicts.append(Verdict("fault", event.node_id, "worker lost", event.message))
+
+
+def _give_back_running(state: State, step: Step, replica: ReplicaState, event: WorkerLost) -> None:
+    model, message = state.models[replica.model], event.message
+    for record in list(replica.running.values()):
+        if record.state is RequestState.DECODING:
+            record.made_by = replica.spec.digest
+        if state.trials.get(event.node_id) == record.request.id:
+            record.strikes += (message,)
+        if len(record.strikes) == _STRIKES:
+            _fail(state, step, record, f"it killed {_STRIKES} workers: {'; '.join(record.strikes)}")
+        elif model.is_removed or model.fault is not None:
+            _fail(state, step, record, f"the worker died under this request: {message}")
+    returned = list(replica.running.values())
+    replica.running, replica.running_ns = {}, 0
+    requeue(state, step, model, returned)
+    for record in returned:
+        record.returns += 1
+        record.is_suspect = True
+    _fail_orphans(state, step, model, model.spec.digest)
+
+
+def _fail_orphans(state: State, step: Step, model: ModelState, digest: str) -> None:
+    """Those who wait with tokens of another file."""
+    for record in list(model.queue.values()):
+        if record.made_by not in (None, digest):
+            why = f"the worker died under this request, and the file of {model.spec.name} changed"
+            _fail(state, step, record, why)
+
+
+def _fail(state: State, step: Step, record: RequestRecord, why: str) -> None:
+    outcome = Outcome(record.request.id, OutcomeKind.FAILED, why, None, 503, Fault.WORKER_GONE)
+    settle(state, step, record, outcome)
 
 
 def take_model_added(state: State, step: Step, event: ModelAdded) -> None:
@@ -119,6 +159,7 @@ def _change_spec(state: State, step: Step, model: ModelState, spec: ModelSpec) -
         cancel_intent(state, step, model.spec.name)
     if _layout(model.spec) == _layout(spec):
         return
+    _fail_orphans(state, step, model, spec.digest)
     model.measured_weights_bytes.clear()
     model.measured_buffers_bytes = model.extra_bytes = 0
     model.failed_kv_tokens = None

@@ -31,6 +31,7 @@ from repertory.core.offers import (
     standing,
     widening,
 )
+from repertory.core.preempting import press
 from repertory.core.serving import claim, reopen, wake_at
 from repertory.core.state import Intent, ModelState, ReplicaState, State, Step
 from repertory.core.victims import Supply, idle_victims
@@ -229,6 +230,7 @@ def _try(state: State, step: Step, model: ModelState, supply: Supply) -> _Done:
             return done
     if model.queue and _claim_busy(state, step, model, supply):
         return _Done.AT_OTHERS_COST
+    press(state, step, model)
     return _Done.NOTHING
 
 
@@ -367,4 +369,5 @@ def _claim_busy(state: State, step: Step, model: ModelState, supply: Supply) -> 
         if one.replica_id in busy:
             replica = state.replicas[one.replica_id]
             claim(state, step, replica, model, f"{model.spec.name} waits for its memory")
+    press(state, step, model)
     return True

@@ -6,7 +6,7 @@ from repertory.core.moving import begin_resize
 from repertory.core.state import ModelState, ReplicaState, RequestRecord, State, Step
 from repertory.domain.actions import Dispatch, Settle, WakeAt
 from repertory.domain.decisions import Cause, Verdict
-from repertory.domain.ladder import Phase, RequestStep, Rung
+from repertory.domain.ladder import Phase, RequestState, RequestStep, Rung
 from repertory.domain.requests import Outcome
 from repertory.domain.specs import KvShape
 from repertory.perf.bytes import kv_bytes, shape_for
@@ -17,9 +17,11 @@ __all__ = [
     "claim",
     "close_if_due",
     "dequeue",
+    "end_trial",
     "enqueue",
     "leave_replica",
     "reopen",
+    "requeue",
     "serve",
     "settle",
     "wake_at",
@@ -31,8 +33,27 @@ _LOOK_AHEAD = 32
 
 def enqueue(state: State, model: ModelState, record: RequestRecord) -> None:
     """To the end of its model's queue, with the sums that aging and admission need."""
-    weight = record.request.weight
     model.queue[record.request.id] = record
+    _count_in(state, model, record)
+
+
+def requeue(state: State, step: Step, model: ModelState, returned: list[RequestRecord]) -> None:
+    """To the head of the line, in the order in which they were dispatched.
+
+    A stream that stands still has waited since now; who has seen no token yet, since it arrived.
+    """
+    for record in returned:
+        record.is_stopping = False
+        if record.state is RequestState.DECODING:
+            record.since_ns = step.at_ns
+        record.walk(RequestStep.RETURN)
+        record.replica_id = None
+        _count_in(state, model, record)
+    model.queue = {one.request.id: one for one in returned} | model.queue
+
+
+def _count_in(state: State, model: ModelState, record: RequestRecord) -> None:
+    weight = record.request.weight
     model.queued_ns += record.work_ns
     model.queued_weight += weight
     model.queued_weight_since += weight * record.since_ns / 1e9
@@ -71,10 +92,13 @@ def serve(state: State, step: Step, model: ModelState) -> None:
         free = [one for one in open_replicas if one.kv and len(one.running) < one.kv.sequences]
         if not free:
             break
-        chosen = _slot_for(record, free)
+        startable = [one for one in free if _may_start(state, record, one)]
+        if not startable:
+            break  # nobody takes the slot of a suspect that waits for its trial
+        chosen = _slot_for(record, startable)
         if chosen is not None:
             _dispatch(state, step, model, record, chosen)
-    if model.queue:
+    if model.queue and not _is_held_back(state, model, open_replicas):
         _grow(state, step, model, open_replicas)
         # Others are asked for room when slots begin to lack, and again whenever the queue has
         # doubled, for what slots would save grows with it.
@@ -93,6 +117,36 @@ def _spare_own(state: State, step: Step, model: ModelState) -> None:
             del model.claims[replica_id]
             reopen(state, step, replica)
             step.has_room = True
+
+
+def _may_start(state: State, record: RequestRecord, replica: ReplicaState) -> bool:
+    """Suspects are tried one by one: a node has one of them on trial at a time."""
+    return not record.is_suspect or replica.node_id not in state.trials
+
+
+def _is_held_back(state: State, model: ModelState, open_replicas: list[ReplicaState]) -> bool:
+    """It is not for a lack of slots that the head waits, but for its trial."""
+    head = model.oldest
+    assert head is not None
+    return any(
+        not _may_start(state, head, one)
+        and one.kv is not None
+        and len(one.running) < one.kv.sequences
+        and head.request.cells <= one.kv.cells
+        for one in open_replicas
+    )
+
+
+def end_trial(state: State, step: Step, record: RequestRecord) -> None:
+    """It made a token, or it ended: whoever waits for a trial of its own may have it."""
+    record.is_suspect, record.strikes = False, ()
+    node_id = next((node for node, one in state.trials.items() if one == record.request.id), None)
+    if node_id is None:
+        return
+    del state.trials[node_id]
+    for name, model in state.models.items():
+        if any(one.is_suspect for one in model.queue.values()):
+            step.touched[name] = None
 
 
 def _slot_for(record: RequestRecord, free: list[ReplicaState]) -> ReplicaState | None:
@@ -114,6 +168,9 @@ def _dispatch(
     replica.running[record.request.id] = record
     replica.running_ns += record.work_ns
     record.company = len(replica.running)
+    record.dispatched_ns = step.at_ns
+    if record.is_suspect:
+        state.trials[replica.node_id] = record.request.id
     step.actions.append(Dispatch(record.request.id, replica.id, replica.node_id))
 
 
@@ -139,6 +196,7 @@ def settle(state: State, step: Step, record: RequestRecord, outcome: Outcome) ->
         step.touched[record.request.model] = None
     else:
         leave_replica(state, step, record)
+    end_trial(state, step, record)
     del state.requests[record.request.id]
     step.actions.append(Settle(outcome))
 

@@ -32,6 +32,18 @@ class RequestRecord:
     replica_id: str | None = None
     company: int = 0
     """Generations on its replica when it was dispatched, itself among them."""
+    dispatched_ns: int = 0
+    is_stopping: bool = False
+    """It is being preempted."""
+    preemptions: int = 0
+    returns: int = 0
+    """How many workers died under it."""
+    made_by: str | None = None
+    """Digest of the file that made its tokens, if it is to go on after some."""
+    is_suspect: bool = False
+    """The last of them perhaps because of it: it has made no token since."""
+    strikes: tuple[str, ...] = ()
+    """How workers died under it while it was the one on trial."""
 
     def walk(self, step: RequestStep) -> None:
         self.state = next_state(self.state, step, self)
@@ -209,6 +221,8 @@ class State:
         self.action_count: int = 0
         self.replica_count: int = 0
         self.is_draining: bool = False
+        self.trials: dict[str, str] = {}
+        """The suspect that is on trial, by node."""
         self.open_problem: int | None = None
         """The `Solve` under way; its answer is applied, any other is stale."""
         self.problem_count: int = 0

@@ -19,6 +19,7 @@ __all__ = [
     "Dispatch",
     "Drop",
     "Load",
+    "Preempt",
     "Resize",
     "Settle",
     "Solve",
@@ -141,6 +142,16 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Preempt:
+    """Stop a running generation at the next step, for it to go on later; answered by `Preempted`,
+    unless it ends before."""
+
+    request_id: str
+    replica_id: str
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Settle:
     """Tell the request's owner its one outcome."""
 
@@ -162,4 +173,4 @@ class Solve:
     problem: Problem
 
 
-Action = Transition | Dispatch | Cancel | Settle | WakeAt | Solve
+Action = Transition | Dispatch | Cancel | Preempt | Settle | WakeAt | Solve

@@ -29,6 +29,7 @@ __all__ = [
     "ModelRemoved",
     "OperatorAsked",
     "PlanReady",
+    "Preempted",
     "SettingsChanged",
     "Timer",
     "TransitionDone",
@@ -86,8 +87,18 @@ class Cancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class Preempted:
+    """A generation stopped because the brain wanted it to; its slot is free."""
+
+    at_ns: int
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class FirstToken:
-    """Prefill is over."""
+    """Prefill is over, or what a returned request had made is computed again: its first token
+    since it was dispatched.
+    """
 
     at_ns: int
     request_id: str
@@ -124,7 +135,7 @@ class WorkerUp:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """A node's worker died, and with it all its replicas."""
+    """A node's worker died, and with it all its replicas; not their generations."""
 
     at_ns: int
     node_id: str
@@ -208,6 +219,7 @@ Event = (
     Finished
     | GenerationFailed
     | Cancelled
+    | Preempted
     | FirstToken
     | TransitionDone
     | TransitionFailed
@@ -227,6 +239,7 @@ EVENT_KINDS: tuple[type[Event], ...] = (
     Finished,
     GenerationFailed,
     Cancelled,
+    Preempted,
     FirstToken,
     TransitionDone,
     TransitionFailed,
@@ -247,6 +260,7 @@ _SUBJECT: dict[type[Event], Callable[[Any], str]] = {  # Any: each takes its own
     Finished: lambda event: event.request_id,
     GenerationFailed: lambda event: event.request_id,
     Cancelled: lambda event: event.request_id,
+    Preempted: lambda event: event.request_id,
     FirstToken: lambda event: event.request_id,
     TransitionDone: lambda event: f"{event.replica_id}#{event.action_id:012d}",
     TransitionFailed: lambda event: f"{event.replica_id}#{event.action_id:012d}",

@@ -86,12 +86,16 @@ class RequestStep(Enum):
 
     DISPATCH = "dispatch"
     FIRST_TOKEN = "first token"
+    RETURN = "return"
+    """It was preempted, or its worker died: it goes on later, after the tokens that it has made."""
     SETTLE = "settle"
 
 
 REQUEST_STEPS: dict[tuple[RequestState, RequestStep], RequestState] = {
     (RequestState.WAITING, RequestStep.DISPATCH): RequestState.PREFILLING,
     (RequestState.PREFILLING, RequestStep.FIRST_TOKEN): RequestState.DECODING,
+    (RequestState.PREFILLING, RequestStep.RETURN): RequestState.WAITING,
+    (RequestState.DECODING, RequestStep.RETURN): RequestState.WAITING,
     (RequestState.WAITING, RequestStep.SETTLE): RequestState.SETTLED,
     (RequestState.PREFILLING, RequestStep.SETTLE): RequestState.SETTLED,
     (RequestState.DECODING, RequestStep.SETTLE): RequestState.SETTLED,

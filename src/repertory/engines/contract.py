@@ -96,6 +96,13 @@ class GenerationSpec:
     """Special tokens appear in the text (formats of tool calls are made of them)."""
     wants_embedding: bool = False
     """Nothing is generated: the prompt's embedding comes with the finish.  `max_tokens` is 1."""
+    emitted: tuple[int, ...] = ()
+    """What it has made already, on another worker or before it was stopped: it goes on after these
+    tokens, and neither they nor their text are told again.  `max_tokens` counts them.
+
+    With the fields above this is all of its state: draws, penalties, stop strings, half characters
+    and the place in a grammar are functions of the tokens so far.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +152,14 @@ class TokenStep(Struct, frozen=True, array_like=True):
     """With `finish`: compute this generation took part in, before and after its first token."""
     decode_ns: int = 0
     reused_tokens: int = 0
-    """With the first token: prompt tokens that were not computed again."""
+    """With the first token: of what came before it, tokens that were not computed again."""
     traces: tuple[LogitsTrace, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     """One for each of `tokens`, if they were asked for."""
     embedding: tuple[float, ...] = ()
     """With `finish`, if it was asked for; of length 1 (L2)."""
+    is_preempted: bool = False
+    """It was preempted: it goes on where it is submitted next, after all that was told by now."""
 
 
 class Frame(Struct, frozen=True, array_like=True):
@@ -254,6 +263,15 @@ class Engine(Protocol):
 
     async def cancel(self, generation_id: str) -> None:
         """Stop a generation at the next step; unknown or ended ones are no error."""
+        ...
+
+    async def preempt(self, generation_id: str) -> None:
+        """Stop a generation at the next step and free its slot, for it to be submitted again.
+
+        All that it has made is told first, then a step that `is_preempted`; its KV is kept as long
+        as the engine has room for it.  Of unknown or ended ones nothing is told, and that is no
+        error.
+        """
         ...
 
     async def hold(self, generation_id: str, is_held: bool) -> None:

@@ -183,11 +183,14 @@ class FakeEngine:
             raise BadRequest("the prompt is empty", "prompt")
         planned = planned_of(spec)
         length = spec.max_tokens if planned.tokens is None else max(1, len(planned.tokens))
-        job = Job(spec.id, len(spec.prompt), length)
+        emitted = len(spec.emitted)
+        if emitted >= length:
+            raise EngineError(f"generation {spec.id} has made all of its {length} tokens")
+        job = Job(spec.id, len(spec.prompt) + emitted, length - emitted)
         if not self._model.has_slot(replica_id, job):
             raise EngineError(f"no slot of {replica_id} holds {spec.id}")
         self._generations[spec.id] = planned
-        self._sent[spec.id] = 0
+        self._sent[spec.id] = emitted
         self._model.submit(self._now_ns(), replica_id, job)
         self._arm()
 
@@ -196,6 +199,18 @@ class FakeEngine:
         self._sent.pop(generation_id, None)
         self._advance()
         self._model.cancel(self._now_ns(), generation_id)
+        self._arm()
+
+    async def preempt(self, generation_id: str) -> None:
+        self._refuse_closed()
+        self._advance()
+        if self._generations.pop(generation_id, None) is None:
+            return
+        del self._sent[generation_id]
+        at_ns = self._now_ns()
+        self._model.cancel(at_ns, generation_id)
+        step = TokenStep(generation_id, (), "", is_preempted=True)
+        self._frames.put_nowait(Frame(at_ns, (step,)))
         self._arm()
 
     async def hold(self, generation_id: str, is_held: bool) -> None:
@@ -313,7 +328,8 @@ class FakeEngine:
         """Tokens of generations that go on: a stream must not stand still until its end."""
         steps = []
         for name, planned in self._generations.items():
-            first, total = self._sent[name], self._model.produced(name)
+            first = self._sent[name]
+            total = len(planned.spec.emitted) + self._model.produced(name)
             if total > first:
                 self._sent[name] = total
                 steps.append(words_of(planned, range(first, total)))
@@ -324,8 +340,9 @@ class FakeEngine:
         planned = self._generations.get(name)
         if planned is None:
             return []
-        told = words_of(planned, range(self._sent[name], output.output_tokens))
-        self._sent[name] = output.output_tokens
+        total = len(planned.spec.emitted) + output.output_tokens
+        told = words_of(planned, range(self._sent[name], total))
+        self._sent[name] = total
         if not output.is_last:
             return [told]
         del self._generations[name], self._sent[name]

@@ -162,6 +162,11 @@ class NodeModel:
             lane.put(running)
         loop.interrupt(at_ns)
 
+    @property
+    def generations(self) -> tuple[str, ...]:
+        """What runs, or is held."""
+        return tuple(self._where)
+
     def is_busy(self, replica_id: str) -> bool:
         """It has generations under way."""
         return replica_id in self._where.values()

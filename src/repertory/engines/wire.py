@@ -116,6 +116,7 @@ SIGNATURES: dict[str, Signature] = {
     "drop": Signature(tuple[Drop], Measured),
     "submit": Signature(tuple[str, GenerationSpec], None),
     "cancel": Signature(tuple[str], None),
+    "preempt": Signature(tuple[str], None),
     "hold": Signature(tuple[str, bool], None),
     "stats": Signature(tuple[()], WorkerStats),
 }

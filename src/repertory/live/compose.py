@@ -210,6 +210,7 @@ class _Composition:
         arguments = [sys.executable, "-m", "repertory.engines.llamacpp.worker"]
         arguments += ["--socket", "{fd}", "--node", _NODE, "--devices", self._devices_json()]
         arguments += ["--state-dir", str(self._config.state_dir)]
+        arguments += ["--saved-kv-bytes", str(self._config.host_memory_bytes or 0)]
         if self._config.is_exact:
             arguments.append("--exact")
         return WorkerCommand("worker", tuple(arguments))

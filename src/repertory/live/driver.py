@@ -19,6 +19,7 @@ from repertory.domain.actions import (
     Dispatch,
     Drop,
     Load,
+    Preempt,
     Resize,
     Settle,
     Solve,
@@ -35,6 +36,7 @@ from repertory.domain.events import (
     GenerationFailed,
     Measured,
     PlanReady,
+    Preempted,
     Timer,
     TransitionDone,
     TransitionFailed,
@@ -58,7 +60,7 @@ class Owner(Protocol):
     """Who owns the requests: the server, or a test."""
 
     def generation(self, request_id: str) -> GenerationSpec:
-        """What to run for a request that is dispatched."""
+        """What to run for a request that is dispatched, with the tokens that it has made."""
         ...
 
     def model(self, name: str) -> ModelSpec: ...
@@ -182,13 +184,13 @@ class Driver:
         """
         match action:
             case Dispatch(request_id, replica_id, node_id):
-                generation = self._owner.generation(request_id)
-                if node_id in self._engines:  # else its WorkerLost is on the way, and settles it
-                    self._spawn(self._submit(self._engines[node_id], replica_id, generation))
-            case Cancel(request_id, _, node_id):
                 self._started.pop(request_id, None)
+                generation = self._owner.generation(request_id)
+                if node_id in self._engines:  # else its WorkerLost is on the way, and returns it
+                    self._spawn(self._submit(self._engines[node_id], replica_id, generation))
+            case Cancel(request_id, _, node_id) | Preempt(request_id, _, node_id):
                 if node_id in self._engines:
-                    self._spawn(self._cancel(self._engines[node_id], request_id))
+                    self._spawn(self._stop(self._engines[node_id], action))
             case Settle(outcome):
                 self._started.pop(outcome.request_id, None)
                 self._owner.settled(outcome)
@@ -234,16 +236,18 @@ class Driver:
         try:
             await engine.submit(replica_id, generation)
         except WorkerGone:
-            pass  # its WorkerLost settles every request of it, and says why
+            pass  # its WorkerLost returns every request of it to the queue
         except RepertoryError as refused:
             fault = refused.fault if isinstance(refused, EngineError) else Fault.ENGINE
             self.post(GenerationFailed(self.now_ns(), generation.id, str(refused), fault))
 
-    async def _cancel(self, engine: Engine, request_id: str) -> None:
+    async def _stop(self, engine: Engine, action: Cancel | Preempt) -> None:
+        """For good, or for a while."""
+        stop = engine.cancel if isinstance(action, Cancel) else engine.preempt
         try:
-            await engine.cancel(request_id)
+            await stop(action.request_id)
         except EngineError as gone:
-            _log.info("cancel of %s: %s", request_id, gone)
+            _log.info("%s: %s", action, gone)
 
     async def _hold(self, engine: Engine, request_id: str, is_held: bool) -> None:
         try:
@@ -286,6 +290,8 @@ class Driver:
 
     async def _listen(self, node_id: str, engine: Engine) -> None:
         async for frame in engine.outputs():
+            if self._engines.get(node_id) is not engine:
+                return  # its generations go on elsewhere, after what was heard until now
             for step in frame.steps:
                 self._hear(step)
         # Whoever keeps the worker knows how it died; without such word it is lost all the same.
@@ -295,6 +301,9 @@ class Driver:
 
     def _hear(self, step: TokenStep) -> None:
         now_ns = self.now_ns()
+        if step.is_preempted:
+            self.post(Preempted(now_ns, step.generation_id))
+            return
         self._owner.tokens(step)
         if step.error is not None:
             self.post(GenerationFailed(now_ns, step.generation_id, step.error))

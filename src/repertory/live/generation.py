@@ -83,8 +83,9 @@ class RunningAnswer:
 
     def take(self, step: TokenStep) -> None:
         """Tokens from the worker."""
+        if not self.emitted:  # later it tells what a resume found
+            self.reused_tokens = step.reused_tokens
         self.emitted += step.tokens
-        self.reused_tokens = max(self.reused_tokens, step.reused_tokens)
         if step.error is None:
             self.buffered_tokens += len(step.tokens)
             self._hand_out(

@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from repertory.core.controller import Controller
@@ -244,7 +245,10 @@ class Server:
     # The driver tells.
 
     def generation(self, request_id: str) -> GenerationSpec:
-        return self._answers[request_id].spec
+        answer = self._answers[request_id]
+        if self._held.pop(request_id, None) is not None:
+            answer.is_held = False  # in the worker that died
+        return replace(answer.spec, emitted=tuple(answer.emitted))
 
     def model(self, name: str) -> ModelSpec:
         assert self._state is not None

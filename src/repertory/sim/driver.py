@@ -11,6 +11,7 @@ from repertory.domain.actions import (
     Action,
     Cancel,
     Dispatch,
+    Preempt,
     Settle,
     Solve,
     WakeAt,
@@ -23,6 +24,7 @@ from repertory.domain.events import (
     Measured,
     ModelAdded,
     PlanReady,
+    Preempted,
     Timer,
     TransitionDone,
     TransitionFailed,
@@ -62,6 +64,8 @@ class Simulation:
         self._timers: dict[str, int] = {}
         self._requests: dict[str, Request] = {}
         self._specs: dict[str, ModelSpec] = {}
+        self._made: dict[str, int] = {}
+        """Tokens that requests got from workers that have died."""
         self.now_ns = 0
 
     def start(self, specs: Iterable[ModelSpec]) -> None:
@@ -117,7 +121,7 @@ class Simulation:
         assert event.at_ns >= self.now_ns, f"time went back to {event}"
         self.now_ns = event.at_ns
         if isinstance(event, WorkerLost):
-            del self._nodes[event.node_id]
+            self._bury(self._nodes.pop(event.node_id))
         elif isinstance(event, WorkerUp) and event.node.id not in self._nodes:
             assert self._worker is not None, f"nobody makes a worker for {event.node.id}"
             self._nodes[event.node.id] = self._worker(event.node)
@@ -128,12 +132,17 @@ class Simulation:
         match action:
             case Dispatch(request_id, replica_id, node_id):
                 request = self._requests[request_id]
-                job = Job(request_id, request.prompt_tokens, self._output_tokens(request))
+                made = self._made.get(request_id, 0)
+                length = self._output_tokens(request)
+                job = Job(request_id, request.prompt_tokens + made, length - made)
                 self._nodes[node_id].submit(self.now_ns, replica_id, job)
             case Cancel(request_id, _, node_id):
                 self._nodes[node_id].cancel(self.now_ns, request_id)
+            case Preempt(request_id, _, node_id):
+                self._preempt(self._nodes[node_id], request_id)
             case Settle(outcome):
                 self._requests.pop(outcome.request_id, None)
+                self._made.pop(outcome.request_id, None)
                 self._settled(self.now_ns, outcome)
             case WakeAt(at_ns, name):
                 self._timers[name] = at_ns
@@ -151,37 +160,50 @@ class Simulation:
     def _advance(self, to_ns: int) -> None:
         for model in self._nodes.values():
             for happened in model.advance(to_ns):
-                for event in _events_of(happened):
+                for event in self._events_of(happened):
                     self._push(event)
 
+    def _preempt(self, node: NodeModel, name: str) -> None:
+        """Unless it has ended: then that is on its way."""
+        node.catch_up(self.now_ns)
+        if name in node.generations:
+            self._made[name] = self._made.get(name, 0) + node.produced(name)
+            node.cancel(self.now_ns, name)
+            self._push(Preempted(self.now_ns, name))
 
-def _events_of(happened: Output | TransitionEnd) -> Iterator[Event]:
-    if isinstance(happened, Output):
+    def _bury(self, lost: NodeModel) -> None:
+        """What its generations have made by now is not made again."""
+        lost.catch_up(self.now_ns)
+        for name in lost.generations:
+            self._made[name] = self._made.get(name, 0) + lost.produced(name)
+
+    def _events_of(self, happened: Output | TransitionEnd) -> Iterator[Event]:
+        if isinstance(happened, TransitionEnd):
+            yield _end_of(happened)
+            return
+        name = happened.generation_id
         if happened.is_first:
-            yield FirstToken(happened.at_ns, happened.generation_id)
+            yield FirstToken(happened.at_ns, name)
         if happened.is_last:
             yield Finished(
                 happened.at_ns,
-                happened.generation_id,
+                name,
                 FinishReason.LENGTH,
-                happened.output_tokens,
+                self._made.get(name, 0) + happened.output_tokens,
                 happened.prefill_ns,
                 happened.decode_ns,
             )
-        return
-    transition, failure = happened.transition, happened.failure
+
+
+def _end_of(end: TransitionEnd) -> Event:
+    transition, failure = end.transition, end.failure
     if failure is None:
         measured = Measured(
-            happened.took_ns,
-            happened.weights_bytes,
-            happened.kv_bytes,
-            happened.buffers_bytes,
-            happened.source,
+            end.took_ns, end.weights_bytes, end.kv_bytes, end.buffers_bytes, end.source
         )
-        yield TransitionDone(happened.at_ns, transition.action_id, transition.replica_id, measured)
-        return
-    yield TransitionFailed(
-        happened.at_ns,
+        return TransitionDone(end.at_ns, transition.action_id, transition.replica_id, measured)
+    return TransitionFailed(
+        end.at_ns,
         transition.action_id,
         transition.replica_id,
         failure.message,

@@ -50,6 +50,7 @@ class Heard:
     ends: int = 0
     error: str | None = None
     compute_ns: int = 0
+    is_preempted: bool = False
 
 
 @dataclass(slots=True)
@@ -81,6 +82,7 @@ class Bench:
             heard.finish = step.finish
             heard.compute_ns += step.prefill_ns + step.decode_ns
             heard.error = step.error
+            heard.is_preempted = heard.is_preempted or step.is_preempted
             if step.finish is not None or step.error is not None:
                 heard.ends += 1
         self.news.set()
@@ -127,9 +129,16 @@ class Bench:
         await self.submit(replica, name, max_tokens, seed)
         return (await self.end_of(name)).tokens
 
-    async def submit(self, replica: str, name: str, max_tokens: int, seed: int = 1) -> None:
+    async def submit(
+        self,
+        replica: str,
+        name: str,
+        max_tokens: int,
+        seed: int = 1,
+        emitted: tuple[int, ...] = (),
+    ) -> None:
         sampling = Sampling(temperature=1.0, seed=seed)
-        spec = GenerationSpec(name, PROMPT, max_tokens, sampling, ignore_eos=True)
+        spec = GenerationSpec(name, PROMPT, max_tokens, sampling, ignore_eos=True, emitted=emitted)
         await self.engine.submit(replica, spec)
 
     async def wish(self, name: str, max_tokens: int, **wishes: Any) -> Heard:

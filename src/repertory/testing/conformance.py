@@ -68,6 +68,8 @@ async def check_engine(
         _check_cancel,
         _check_hold,
         _check_hold_in_company,
+        _check_resume,
+        _check_preempt,
         _check_resize,
         _check_sharing,
         _check_layers,
@@ -273,6 +275,50 @@ async def _check_hold_in_company(bench: Bench) -> None:
             require(tokens == whole[: kept[name]], f"holding changed the tokens of {name}")
     await bench.run("r1", "after", 40)
     require(len(bench.heard.get("left", Heard()).tokens) == still["left"], "cancelled, and goes on")
+
+
+async def _check_resume(bench: Bench) -> None:
+    """From what it has made so far a generation goes on, on a replica that knows nothing of it."""
+    await bench.serve("r1", bench.roomy)
+    whole = await bench.run("r1", "whole", bench.long_tokens)
+    text = bench.heard["whole"].text
+    if bench.can(Rung.SERVING, Edge.DEACTIVATE):
+        await bench.walk(Edge.DEACTIVATE, "r1")
+        await bench.walk(Edge.ACTIVATE, "r1", bench.roomy)
+    splits = {f"after {n}": n for n in (1, len(whole) // 2, len(whole) - 1)}
+    for name, made in splits.items():
+        await bench.submit("r1", name, bench.long_tokens, emitted=tuple(whole[:made]))
+    for name, made in splits.items():
+        tokens = (await bench.end_of(name)).tokens
+        require(len(tokens) == len(whole) - made, f"{len(tokens)} tokens {name}")
+        if bench.node.capabilities.exact_resume:
+            require(tokens == whole[made:], f"other tokens {name}")
+            require(text.endswith(bench.heard[name].text), f"another text {name}")
+    complete = bench.submit("r1", "complete", bench.long_tokens, emitted=tuple(whole))
+    await refused(complete, "a generation that has made all of its tokens")
+
+
+async def _check_preempt(bench: Bench) -> None:
+    """A preempted generation frees its slot at the next step, and goes on with what it has made."""
+    await bench.serve("r1", replace(bench.roomy, sequences=1))
+    whole = await bench.run("r1", "whole", bench.long_tokens)
+    await bench.submit("r1", "g", bench.long_tokens)
+    await bench.reach("g", 3)
+    await bench.engine.preempt("g")
+    await bench.until(lambda: bench.heard["g"].is_preempted, "word that g is preempted")
+    made = bench.heard.pop("g").tokens
+    require(3 <= len(made) < bench.long_tokens, f"{len(made)} tokens before a preemption")
+    await bench.run("r1", "other", 40)
+    require("g" not in bench.heard, "a preempted generation goes on")
+    await bench.submit("r1", "g", bench.long_tokens, emitted=tuple(made))
+    rest = (await bench.end_of("g")).tokens
+    require(len(made) + len(rest) == bench.long_tokens, "a preemption changed the length")
+    if bench.node.capabilities.exact_resume:
+        require(made + rest == whole, "a preemption changed the tokens")
+    for name in ("g", "nothing"):
+        await bench.engine.preempt(name)
+    await bench.run("r1", "after", 1)
+    require(bench.heard["g"].ends == 1, "an ended generation was preempted")
 
 
 async def _check_resize(bench: Bench) -> None:

@@ -110,6 +110,9 @@ class LlamaCppEngine:
     async def cancel(self, generation_id: str) -> None:
         await self._call("cancel", generation_id)
 
+    async def preempt(self, generation_id: str) -> None:
+        await self._call("preempt", generation_id)
+
     async def hold(self, generation_id: str, is_held: bool) -> None:
         await self._call("hold", generation_id, is_held)
 

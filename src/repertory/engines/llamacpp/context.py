@@ -189,6 +189,10 @@ class Context:
         """Drop a slot's cells from `position` on; False if this architecture cannot."""
         return bool(api.llama_memory_seq_rm(self._memory, slot, position, -1))
 
+    def tokens_in(self, slot: int) -> int:
+        """How many tokens have their cells in a slot."""
+        return int(api.llama_memory_seq_pos_max(self._memory, slot)) + 1
+
     def saved_bytes(self, slot: int) -> int:
         """What `save` would take."""
         return int(api.llama_state_seq_get_size(self._handle, slot))

@@ -21,6 +21,8 @@ class Generation:
     assembler: TextAssembler
     tokens: list[int]
     """Prompt and output."""
+    prefill_tokens: int
+    """How many of them come in chunks; those after them come one by one, as they were made."""
     automaton: Automaton | None = None
     """Of its grammar; the sampler follows it."""
     pool: Pool | None = None
@@ -36,7 +38,7 @@ class Generation:
 
     @property
     def is_prefilling(self) -> bool:
-        return self.computed < len(self.spec.prompt)
+        return self.computed < self.prefill_tokens
 
     @property
     def output_tokens(self) -> int:
@@ -73,7 +75,7 @@ class Drawn:
             error=self.error,
             prefill_ns=one.prefill_ns if is_over else 0,
             decode_ns=one.decode_ns if is_over else 0,
-            reused_tokens=one.reused if one.output_tokens == 1 else 0,
+            reused_tokens=one.reused if one.output_tokens == len(one.spec.emitted) + 1 else 0,
             traces=self.traces,
             logprobs=self.logprobs,
             embedding=self.embedding,

@@ -43,6 +43,7 @@ from repertory.engines.llamacpp.context import (
     warm_up_prefill,
 )
 from repertory.engines.llamacpp.library import Accelerator
+from repertory.engines.llamacpp.saved import SavedKv
 from repertory.engines.llamacpp.serving import Serving
 from repertory.engines.llamacpp.steps import StepLoop
 from repertory.engines.llamacpp.turns import Turns
@@ -111,10 +112,12 @@ class Mover:
         shelf: Callable[[Callable[[], int]], Shelf],
         check_file: Callable[[ModelSpec], None],
         at_work: threading.Event,
+        saved: SavedKv,
     ) -> None:
         """`shelf` gets what to call while it copies; the answer is what others took meanwhile."""
         self.moves = 0
         self._at_work = at_work
+        self._saved = saved
         self._devices = devices
         self._check_file = check_file
         self._shelf = shelf(self._let_others_in)
@@ -197,6 +200,10 @@ class Mover:
     def cancel(self, generation_id: str) -> Future[None]:
         """Stop a generation wherever it runs, at the next step of its device."""
         return self._everywhere(lambda loop: loop.cancel(generation_id))
+
+    def preempt(self, generation_id: str) -> Future[None]:
+        """Stop a generation wherever it runs, and say so among its tokens."""
+        return self._everywhere(lambda loop: loop.preempt(generation_id))
 
     def hold(self, generation_id: str, is_held: bool) -> Future[None]:
         """Keep a generation out of the steps of its device, or let it go on."""
@@ -325,7 +332,7 @@ class Mover:
         before = taken_bytes(device.accelerator)
         with self._working():
             context = Context(held.model, shape, device.options)
-        serving = Serving(replica.id, held.model, context)
+        serving = Serving(replica.id, held.model, context, self._saved, held.key)
         with _freed_on_failure(context):
             per_token = self._token_bytes(device, held, context)
             device.loop.open(serving)
@@ -358,6 +365,7 @@ class Mover:
         loop = device.loop
         serving = loop.call(lambda: loop.shut(replica.id), replica.id).result()
         with self._working():
+            serving.save_all()
             serving.context.free()
             trim()
         replica.kv_bytes = replica.buffers_bytes = 0

@@ -24,8 +24,9 @@ from repertory.engines.llamacpp import CHUNK_TOKENS
 from repertory.engines.llamacpp.context import Context, DecodeFailed, Logits
 from repertory.engines.llamacpp.generations import Drawn, Generation
 from repertory.engines.llamacpp.library import Model
-from repertory.engines.llamacpp.prefixes import Found, Prefixes
+from repertory.engines.llamacpp.prefixes import NOTHING, Found, Prefixes
 from repertory.engines.llamacpp.sampling import NotANumber, TokenSampler, likeliest, trace
+from repertory.engines.llamacpp.saved import Computed, SavedKv
 from repertory.engines.pooling import Pool, pooling_of
 from repertory.engines.text import TextAssembler
 from repertory.policy.share import QUANTUM_NS, StepKind, next_step, worth_ns
@@ -44,7 +45,15 @@ _SMOOTHING = 0.2
 class Serving:
     """The sequences of one context."""
 
-    def __init__(self, name: str, model: Model, context: Context) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        context: Context,
+        saved: SavedKv | None = None,
+        weights: object = None,
+    ) -> None:
+        """`saved` takes what loses its slot; `weights` names the file and form for it."""
         self.name = name
         self.used_ns = 0
         """Device time, counted as `policy.share` wants it."""
@@ -52,6 +61,10 @@ class Serving:
         """Device time since activation."""
         self.context = context
         self._model = model
+        self._saved = SavedKv(0) if saved is None else saved
+        self._weights = weights
+        self._token_s = 0.0
+        """What computing a token of a prompt takes."""
         self._slots: list[Generation | None] = [None] * context.shape.sequences
         self._prefixes = Prefixes(context.shape.sequences, context.is_exact)
         self._waiting: deque[Generation] = deque()
@@ -91,7 +104,10 @@ class Serving:
                 f"generation {spec.id} needs {len(spec.prompt)} + {spec.max_tokens} cells, "
                 f"a slot of {self.name} has {shape.cells}"
             )
-        named = (*spec.prompt, *(token for token, _ in spec.sampling.logit_bias))
+        if len(spec.emitted) >= spec.max_tokens:
+            raise EngineError(f"generation {spec.id} has made all of its {spec.max_tokens} tokens")
+        biased = (token for token, _ in spec.sampling.logit_bias)
+        named = (*spec.prompt, *spec.emitted, *biased)
         if min(named) < 0 or max(named) >= self._model.vocabulary_tokens:
             raise EngineError(f"generation {spec.id} has token ids outside of the vocabulary")
         if grammar is not None and len(grammar.tree.pieces) != self._model.vocabulary_tokens:
@@ -102,16 +118,31 @@ class Serving:
             raise EngineError(f"{self.name} makes embeddings and generates nothing")
         pool = self._pool() if spec.wants_embedding else None
         automaton = None if grammar is None else self._automaton(grammar)
-        self._waiting.append(
-            Generation(
-                spec,
-                TokenSampler(spec.sampling, spec.prompt, automaton),
-                TextAssembler(spec.stop),
-                list(spec.prompt),
-                automaton,
-                pool,
-            )
+        sampler = TokenSampler(spec.sampling, spec.prompt, automaton)
+        one = Generation(
+            spec,
+            sampler,
+            TextAssembler(spec.stop),
+            list(spec.prompt),
+            len(spec.prompt),
+            automaton,
+            pool,
         )
+        self._catch_up(one)
+        self._waiting.append(one)
+
+    def _catch_up(self, one: Generation) -> None:
+        """Stand where it stood after its last token; its cells are computed again.
+
+        In mode `exact` as they came to be: the prompt in the same chunks, each later token by
+        itself.  Else all in chunks, which takes a tenth of the time.
+        """
+        for token in one.spec.emitted:
+            one.sampler.accept(token)
+            one.assembler.feed(self._piece(token, one.spec.shows_specials))
+        one.tokens += one.spec.emitted
+        if not self.context.is_exact:
+            one.prefill_tokens = len(one.tokens)
 
     def _pool(self) -> Pool:
         pooling = pooling_of(self._model.pooling)
@@ -159,11 +190,14 @@ class Serving:
         if kind is None:
             return ()
         self.context.use_threads(threads)
+        before = self._prompt_tokens_since
         started_ns = time.monotonic_ns()
         drawn = self._prefill() if kind is StepKind.PREFILL else self._decode()
         elapsed_ns = time.monotonic_ns() - started_ns
         took_ns = elapsed_ns // sharing
         self._account(kind, took_ns, elapsed_ns)
+        if kind is StepKind.PREFILL and self._prompt_tokens_since > before:
+            self._token_s = elapsed_ns / 1e9 / (self._prompt_tokens_since - before)
         for one in drawn:
             if kind is StepKind.PREFILL:
                 one.generation.prefill_ns += took_ns
@@ -186,8 +220,7 @@ class Serving:
     def move_to(self, context: Context) -> Context:
         """Go on in another context, bit for bit; returns the one left behind.
 
-        What cannot be copied is replayed: the prompt in the same chunks, then the output token
-        by token.
+        What cannot be copied is replayed, as a generation that comes from elsewhere.
         """
         self.check_fits(context.shape)
         running = [(slot, one) for slot, one in enumerate(self._slots) if one is not None]
@@ -195,6 +228,8 @@ class Serving:
             if one.computed and not _copied(self.context, slot, context, target):
                 one.computed = 0
                 one.pool = None if one.pool is None else self._pool()
+                if not context.is_exact:
+                    one.prefill_tokens = len(one.tokens)
         free = context.shape.sequences - len(running)
         self._prefixes.move(
             context.shape,
@@ -217,20 +252,68 @@ class Serving:
     def _settle(self, one: Generation) -> None:
         """Give it a free slot.  An embedding reuses nothing: the same text has the same bits."""
         free = [slot for slot, occupant in enumerate(self._slots) if occupant is None]
-        prompt = one.spec.prompt if one.pool is None else ()
-        found = self._prefixes.take(free, prompt)
+        wanted = NOTHING
+        if one.pool is None:
+            wanted = Computed(tuple(one.tokens), one.prefill_tokens)
+        found = self._prefixes.take(free, wanted)
+        if len(found.left.tokens) >= found.tokens + CHUNK_TOKENS:
+            self._save(found.slot, found.left)
         self.context.forget(found.slot, found.tokens)
-        one.computed = one.reused = self._borrowed(found, prompt)
+        tokens = self._borrowed(found, wanted)
+        one.computed = one.reused = self._restored(found.slot, wanted, tokens)
         self._slots[found.slot] = one
 
-    def _borrowed(self, found: Found, prompt: tuple[int, ...]) -> int:
-        """Copy what a running generation shares with a prompt (a system prompt, mostly), if that is
-        a chunk more than the slot has; how much of the prompt is in the slot then.
+    def save_all(self) -> None:
+        """Before its context goes: what may be wanted again, those left longest ago first."""
+        for slot, computed in self._prefixes.kept:
+            self._save(slot, computed)
+
+    def _save(self, slot: int, computed: Computed) -> None:
+        """Copy a free slot's cells out, if that is worth anything."""
+        tokens = len(computed.tokens)
+        if tokens < CHUNK_TOKENS or not self._model.has_plain_kv:
+            return
+        if not self._saved.wants(self._weights, self.context.saved_bytes(slot)):
+            return
+        try:
+            sequence = self.context.save(slot)
+        except DecodeFailed as error:
+            _log.info("a sequence is not saved: %s", error)
+            return
+        self._saved.put(self._weights, computed, sequence, tokens * self._token_s)
+
+    def _restored(self, slot: int, wanted: Computed, tokens: int) -> int:
+        """Copy saved cells into the slot, if they are a chunk more than it has; how much of what is
+        wanted is there then.
+        """
+        found = self._saved.find(
+            self._weights, wanted, tokens + CHUNK_TOKENS, is_exact=self.context.is_exact
+        )
+        if found is None:
+            return tokens
+        saved, usable = found
+        self.context.forget(slot)
+        try:
+            self.context.restore(slot, saved.sequence)
+            self.context.forget(slot, usable)
+            if self.context.tokens_in(slot) == usable:
+                return usable
+            why = f"{self.context.tokens_in(slot)} tokens instead of {usable}"
+        except DecodeFailed as error:
+            why = str(error)
+        _log.warning("saved cells of %s did not come back: %s", self.name, why)
+        self._saved.distrust(saved)
+        self.context.forget(slot)
+        return 0
+
+    def _borrowed(self, found: Found, wanted: Computed) -> int:
+        """Copy what a running generation shares with it (a system prompt, mostly), if that is a
+        chunk more than the slot has; how much of what is wanted is in the slot then.
 
         Measured, 50M q8_0: a copy of 1,000 tokens (8 MiB) takes 2 ms, computing them hundreds.
         """
         shared = {
-            slot: self._prefixes.shared(self._computed(one), prompt)
+            slot: self._prefixes.shared(_computed(one), wanted)
             for slot, one in enumerate(self._slots)
             if one is not None
         }
@@ -245,10 +328,6 @@ class Serving:
         self.context.forget(found.slot, shared[slot])
         return shared[slot]
 
-    def _computed(self, one: Generation) -> tuple[int, ...]:
-        """Tokens of a running generation that others may take over."""
-        return tuple(one.tokens[: self._prefixes.keepable(one.computed, len(one.spec.prompt))])
-
     def _close_gap(self) -> None:
         """Keep decoding slots adjacent: the library splits a batch at each gap.
 
@@ -261,6 +340,7 @@ class Serving:
         free = next((slot for slot, one in enumerate(self._slots) if one is None), None)
         if free is None or free > decoding[-1]:
             return
+        self._save(free, self._prefixes.at(free))
         self._free(free)
         if not _copied(self.context, decoding[-1], self.context, free):
             return
@@ -268,14 +348,13 @@ class Serving:
         self._free(decoding[-1])
 
     def _retire(self, slot: int) -> None:
-        """Free a slot, but keep what another prompt may begin with."""
+        """Free a slot, but keep what it, or another prompt, may go on from."""
         one = self._occupant(slot)
         self._put_aside(one)
-        count = self._prefixes.keepable(one.computed, len(one.spec.prompt))
-        is_kept = bool(count) and one.pool is None and self._model.has_plain_kv
-        if is_kept and self.context.forget(slot, count):
+        is_kept = bool(one.computed) and one.pool is None and self._model.has_plain_kv
+        if is_kept and self.context.forget(slot, one.computed):
             self._slots[slot] = None
-            self._prefixes.keep(slot, tuple(one.tokens[:count]))
+            self._prefixes.keep(slot, _computed(one))
         else:
             self._free(slot)
 
@@ -309,7 +388,7 @@ class Serving:
         slot, chunk_tokens = self._prefilling(), self.context.chunk_tokens
         if slot is not None:
             one = self._occupant(slot)
-            tokens = min(chunk_tokens, len(one.spec.prompt) - one.computed)
+            tokens = min(chunk_tokens, one.prefill_tokens - one.computed)
         else:
             tokens = chunk_tokens if self._waiting and None in self._slots else 0
         is_decoding = any(not one.is_prefilling for _, one in self._stepping())
@@ -329,8 +408,8 @@ class Serving:
         one = self._occupant(slot)
         if one.pool is not None:
             return [self._embed(slot, one, one.pool)]
-        prompt = one.spec.prompt
-        chunk = prompt[one.computed : one.computed + self.context.chunk_tokens]
+        end = min(one.computed + self.context.chunk_tokens, one.prefill_tokens)
+        chunk = one.tokens[one.computed : end]
         is_first_token = one.computed + len(chunk) == len(one.tokens)
         try:
             row = self.context.prefill(slot, chunk, one.computed, wants_logits=is_first_token)
@@ -458,6 +537,11 @@ class Serving:
             known = self._model.piece(token, shows_specials=shows_specials)
             self._pieces[token, shows_specials] = known
         return known
+
+
+def _computed(one: Generation) -> Computed:
+    """What of a generation has its cells."""
+    return Computed(tuple(one.tokens[: one.computed]), one.prefill_tokens)
 
 
 def _copied(origin: Context, slot: int, target: Context, target_slot: int) -> bool:

@@ -159,6 +159,15 @@ class StepLoop:
             if serving.cancel(generation_id):
                 return
 
+    def preempt(self, generation_id: str) -> None:
+        """Free its slot, and tell that it may be submitted again.  By a command for all: what it
+        has made by now was told at the end of its last turn.
+        """
+        if any(serving.cancel(generation_id) for serving in self._serving.values()):
+            with self._one_speaker:
+                step = TokenStep(generation_id, (), "", is_preempted=True)
+                self._emit(Frame(time.monotonic_ns(), (step,)))
+
     def hold(self, generation_id: str, is_held: bool) -> None:
         """Keep a generation out of the steps, or let it go on.  By a command for all."""
         for serving in self._serving.values():

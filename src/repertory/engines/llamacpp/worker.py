@@ -31,6 +31,7 @@ from repertory.engines.llamacpp.context import ContextOptions
 from repertory.engines.llamacpp.library import Accelerator, Model
 from repertory.engines.llamacpp.mover import Device, Mover
 from repertory.engines.llamacpp.outbox import Outbox
+from repertory.engines.llamacpp.saved import SavedKv
 from repertory.engines.llamacpp.steps import Cores, StepLoop
 from repertory.engines.llamacpp.trial import Trials, die_with_parent
 from repertory.engines.llamacpp.vocabulary import Unproven, Vocabularies
@@ -87,7 +88,8 @@ class Worker:
         self._at_work = threading.Event()
         self._devices = self._open_devices(options)
         shelf = partial(Shelf, self._on_opened, self._on_leaving)
-        self._mover = Mover(self._devices, shelf, self._check_file, self._at_work)
+        saved = SavedKv(options.saved_kv_bytes)
+        self._mover = Mover(self._devices, shelf, self._check_file, self._at_work, saved)
         self._node = NodeSpec(
             id=options.node,
             devices=tuple(device.spec for device in self._devices.values()),
@@ -122,6 +124,8 @@ class Worker:
                 return self._submit(*arguments)
             case "cancel":
                 return self._in_turn(arguments[0], partial(self._mover.cancel, *arguments))
+            case "preempt":
+                return self._in_turn(arguments[0], partial(self._mover.preempt, *arguments))
             case "hold":
                 return self._in_turn(arguments[0], partial(self._mover.hold, *arguments))
             case _:
@@ -363,6 +367,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--node", default="local")
     parser.add_argument("--exact", action="store_true", help="logits independent of the load")
     parser.add_argument("--state-dir", help="where the proven files are written down")
+    parser.add_argument(
+        "--saved-kv-bytes", type=int, default=0, help="main memory for KV that lost its slot"
+    )
     parser.add_argument("--rpc", action="append", default=[], help="HOST:PORT of an RPC server")
     parser.add_argument("--log-file", help="default: standard error")
     return parser.parse_args(arguments)

@@ -114,7 +114,7 @@ class DecisionMetrics:
             match action:
                 case Dispatch(request_id=request_id):
                     story = self._stories.get(request_id)
-                    if story is not None:
+                    if story is not None and story.dispatched_ns is None:
                         story.dispatched_ns = event.at_ns
                         self._used(story.model, event.at_ns)
                 case Settle(outcome=outcome):
@@ -130,7 +130,7 @@ class DecisionMetrics:
                 self._stories[request.id] = Story(request.model, at_ns)
             case FirstToken(at_ns=at_ns, request_id=request_id):
                 story = self._stories.get(request_id)
-                if story is not None:
+                if story is not None and story.first_token_ns is None:
                     story.first_token_ns = at_ns
             case TransitionDone():
                 self._done(event)

@@ -1,0 +1,124 @@
+"""Running work that makes way: who is stopped for whom, and when it comes back."""
+
+from repertory.core.serving import leave_replica, requeue, settle
+from repertory.core.state import ModelState, ReplicaState, RequestRecord, State, Step
+from repertory.domain.actions import Preempt
+from repertory.domain.decisions import Cause, Option, Verdict
+from repertory.domain.events import Preempted
+from repertory.domain.ladder import Phase, RequestState, Rung
+from repertory.domain.requests import Fault, Outcome, OutcomeKind
+from repertory.policy.objective import aged_weight
+from repertory.policy.preempt import Stake, Stop, expected_left_s, worth_stopping
+
+__all__ = ["press", "take_preempted"]
+
+
+def press(state: State, step: Step, claimant: ModelState) -> None:
+    """Stop what runs on the replicas that a waiting model has claimed, where that is worth it.
+
+    A replica's turn protects it from those who weigh as much as its own work: so a switch pays for
+    itself.  Who weighs more need not wait for the turn's end.
+    """
+    head = claimant.oldest
+    if head is None:
+        return
+    for replica_id in sorted(claimant.claims):
+        replica = state.replicas[replica_id]
+        if replica.model == claimant.spec.name or replica.rung is not Rung.SERVING:
+            continue  # its own longer slots: what runs there has been waited for by its own
+        if replica.transition is not None or not replica.running:
+            continue
+        if any(one.is_stopping or one.is_suspect for one in replica.running.values()):
+            continue
+        heaviest = max(one.request.weight for one in replica.running.values())
+        if step.at_ns < replica.handover_at_ns and head.request.weight <= heaviest:
+            continue
+        found = _weigh(state, step, claimant, replica)
+        if found is not None and found.is_worth_it:
+            _stop(step, claimant, replica, found)
+
+
+def take_preempted(state: State, step: Step, event: Preempted) -> None:
+    """It waits again, with what it has made; unless its model is not to be had any more."""
+    record = state.requests.get(event.request_id)
+    if record is None or record.replica_id is None:
+        return
+    replica = state.replicas[record.replica_id]
+    model = state.models[replica.model]
+    record.is_stopping = False
+    record.preemptions += 1
+    if record.state is RequestState.DECODING:
+        record.made_by = replica.spec.digest
+    leave_replica(state, step, record)
+    requeue(state, step, model, [record])
+    if (
+        model.is_removed
+        or model.fault is not None
+        or record.made_by
+        not in (
+            None,
+            model.spec.digest,
+        )
+    ):
+        why = f"{model.spec.name} was removed or replaced while this request was preempted"
+        fault = Fault.WORKER_GONE
+        outcome = Outcome(record.request.id, OutcomeKind.FAILED, why, None, 503, fault)
+        settle(state, step, record, outcome)
+
+
+def _weigh(state: State, step: Step, claimant: ModelState, replica: ReplicaState) -> Stop | None:
+    if replica.spec.digest != state.models[replica.model].spec.digest:
+        return None  # no other file could go on with its tokens
+    now_s = step.at_ns / 1e9
+    waited_s = max(0.0, claimant.queued_weight * now_s - claimant.queued_weight_since)
+    weight = aged_weight(claimant.queued_weight, waited_s, state.settings.max_wait_s)
+    back_s = replica.activate_s + replica.reload_s
+    stakes = [_stake(state, step, replica, one) for one in replica.running.values()]
+    there_s, work_s = claimant.switch_ns / 1e9, claimant.queued_ns / 1e9
+    return worth_stopping(weight, stakes, there_s, work_s, back_s)
+
+
+def _stake(state: State, step: Step, replica: ReplicaState, record: RequestRecord) -> Stake:
+    request, spec = record.request, replica.spec
+    form, costs = replica.placement.form, state.costs
+    model = state.models[replica.model]
+    elapsed_s = (step.at_ns - record.dispatched_ns) / 1e9
+    prompt_s = costs.work_s(spec, form, request.prompt_tokens, 0)
+    token_s = costs.step_s(spec, form, len(replica.running))
+    usual = min(model.output.median_tokens, request.max_tokens)
+    left_s = expected_left_s(
+        prompt_s + usual * token_s, prompt_s + request.max_tokens * token_s, elapsed_s
+    )
+    made = round(max(0.0, elapsed_s - prompt_s) / token_s) if token_s > 0.0 else 0
+    resumed = request.prompt_tokens + min(made, request.max_tokens)
+    resume_s = costs.work_s(spec, form, resumed, 0)
+    return Stake(request.id, request.weight, left_s, resume_s, record.preemptions)
+
+
+def _stop(step: Step, claimant: ModelState, replica: ReplicaState, found: Stop) -> None:
+    """It admits nothing more, and gives its memory to the claimant when all have stopped."""
+    replica.phase = Phase.DRAINING
+    replica.handover_at_ns = min(replica.handover_at_ns, step.at_ns)
+    step.touched[replica.model] = None
+    for record in replica.running.values():
+        record.is_stopping = True
+        step.actions.append(Preempt(record.request.id, replica.id, replica.node_id))
+    name = claimant.spec.name
+    step.verdicts.append(
+        Verdict(
+            rule="preempt",
+            subject=replica.model,
+            choice=f"{len(replica.running)} generations of {replica.id} make way for {name}",
+            why=(
+                f"they would go on for {found.drain_s:.3g} s; a switch there and back takes "
+                f"{found.penalty_s:.3g} s"
+            ),
+            options=(
+                Option("preempt", found.lost, found.penalty_s, 0),
+                Option("wait for their end", found.saved, found.drain_s, 0),
+            ),
+            predicted_s=found.penalty_s,
+            basis="prior",
+            cause=Cause.ROOM,
+        )
+    )

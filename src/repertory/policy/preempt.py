@@ -1,0 +1,76 @@
+"""Whether running work makes way for work that waits (design.md §6; Yildiz 2026, feature 6).
+
+The paper measures that stopping a model costs the same whenever it is done: one switch there and
+one back.  So what counts is how long the victim would run on, and who pays with what weight.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["MOST_PREEMPTIONS", "Stake", "Stop", "expected_left_s", "worth_stopping"]
+
+MOST_PREEMPTIONS = 2
+"""Of one generation.  After that it runs to its end, whoever waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stake:
+    """A running generation that would be stopped."""
+
+    name: str
+    weight: float
+    left_s: float
+    """What it would go on for."""
+    resume_s: float
+    """To compute again what its KV memory held."""
+    preemptions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """The sums of one comparison, for the record.  Seconds times weight."""
+
+    saved: float
+    """What those who wait need not wait."""
+    lost: float
+    """What those who are stopped wait for instead."""
+    drain_s: float
+    penalty_s: float
+
+    @property
+    def is_worth_it(self) -> bool:
+        return self.saved > self.lost and self.drain_s > self.penalty_s
+
+
+def expected_left_s(usual_s: float, most_s: float, elapsed_s: float) -> float:
+    """How long a generation goes on that has run for `elapsed_s`, if such ones usually take
+    `usual_s` and never more than `most_s`.
+
+    One that has outlived the usual is taken to be in the middle of what is left to it.
+    """
+    return max(usual_s - elapsed_s, (most_s - elapsed_s) / 2, 0.0)
+
+
+def worth_stopping(
+    waiting_weight: float, running: Sequence[Stake], there_s: float, work_s: float, back_s: float
+) -> Stop | None:
+    """Compare stopping all of `running` with waiting for its end; None: it may not be stopped.
+
+    `there_s`: the switch to those who wait; `work_s`: their work; `back_s`: the switch back.
+
+    1. Saved: the weight of those who wait, for as long as the longest of the running goes on.
+    2. Lost: each of the running waits for the switch there, the work, the switch back and its own
+       resume.
+    3. What goes on for less than the penalty (both switches and the longest resume) is let end.
+    4. A generation that was stopped often enough is not stopped again, nor is anything beside it.
+    """
+    if not running or any(one.preemptions >= MOST_PREEMPTIONS for one in running):
+        return None
+    drain_s = max(one.left_s for one in running)
+    away_s = there_s + work_s + back_s
+    return Stop(
+        saved=waiting_weight * drain_s,
+        lost=sum(one.weight * (away_s + one.resume_s) for one in running),
+        drain_s=drain_s,
+        penalty_s=there_s + back_s + max(one.resume_s for one in running),
+    )

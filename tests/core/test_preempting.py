@@ -1,0 +1,168 @@
+"""Running work makes way for work that waits: when, for whom, and how often."""
+
+from dataclasses import replace
+
+import pytest
+
+from core.play import Play
+from repertory.domain.actions import Preempt
+from repertory.domain.events import ModelRemoved
+from repertory.domain.settings import Settings
+from worlds import World, llama_world
+
+BATCH = 0.1
+LONG = 4000
+"""Tokens: half a minute and more of the prior's costs."""
+
+
+@pytest.fixture
+def play() -> Play:
+    """Room for one of two models."""
+    world = llama_world(models=2, memory_gib=1.4)
+    return Play(World(world.node, world.models, Settings(prewarm=False)))
+
+
+def stopped(play: Play) -> list[str]:
+    return [one.request_id for one in play.asked if isinstance(one, Preempt)]
+
+
+def running(play: Play, model: str = "a", output: int = LONG, weight: float = BATCH) -> str:
+    """Past its first token."""
+    name = play.ask(model, 50, output, weight)
+    play.load_all()
+    play.first_token(name)
+    return name
+
+
+def test_what_weighs_more_need_not_wait_for_the_end_of_a_turn(play: Play) -> None:
+    batch = running(play)
+    urgent = play.ask("b", 50, 4)
+    assert stopped(play) == [batch]
+    play.preempted(batch)
+    play.load_all()
+    assert urgent in play.where
+    assert batch not in play.where
+    play.finish(urgent)
+    play.settle(timers=True)
+    assert play.settled_by(batch, urgent) == ["done", "done"]
+    assert stopped(play) == [batch], "once"
+    play.end()
+
+
+def test_equal_weights_wait_for_the_end_of_the_turn(play: Play) -> None:
+    other = running(play, weight=1.0)
+    play.ask("b", 50, 4)
+    assert stopped(play) == []
+    handover_ns = min(due for name, due in play.timers.items() if name.startswith("handover"))
+    play.pass_s((handover_ns - play.now_ns) / 1e9)
+    assert stopped(play) == [other], "it would go on for longer than a switch there and back"
+    play.end()
+
+
+def test_what_soon_ends_is_let_end(play: Play) -> None:
+    running(play, output=2)
+    play.ask("b", 50, 4)
+    assert stopped(play) == []
+    play.end()
+
+
+def test_what_weighs_less_stops_nobody(play: Play) -> None:
+    running(play, weight=1.0)
+    play.ask("b", 50, LONG, 0.001)
+    play.pass_s(9.0)
+    assert stopped(play) == []
+    play.end()
+
+
+def test_a_generation_is_stopped_twice_at_most(play: Play) -> None:
+    """After that it runs to its end, whoever waits."""
+    batch = running(play)
+    for _ in range(2):
+        urgent = play.ask("b", 50, 4)
+        play.preempted(batch)
+        play.load_all()
+        play.finish(urgent)
+        play.pass_s(30.0)
+        play.load_all()
+        assert batch in play.where
+        play.first_token(batch)
+    play.ask("b", 50, 4)
+    play.pass_s(30.0)
+    assert stopped(play) == [batch, batch]
+    play.end()
+
+
+def test_company_is_stopped_together_and_comes_back_in_order(play: Play) -> None:
+    batch = [running(play) for _ in range(2)]
+    urgent = play.ask("b", 50, 4)
+    assert stopped(play) == batch
+    late = play.ask("a", 50, 4, BATCH)
+    assert late not in play.where, "its replica admits nothing more"
+    for name in batch:
+        play.preempted(name)
+    play.load_all()
+    play.finish(urgent)
+    play.asked.clear()
+    play.pass_s(30.0)
+    play.settle(timers=True)
+    assert play.settled_by(*batch, late) == ["done"] * 3
+    play.end()
+
+
+def test_one_that_ends_before_it_stops_is_done(play: Play) -> None:
+    batch = running(play)
+    play.ask("b", 50, 4)
+    play.finish(batch)
+    assert play.settled_by(batch) == ["done"]
+    play.end()
+
+
+def test_when_nobody_waits_any_more_it_goes_on_where_it_stood(play: Play) -> None:
+    batch = running(play)
+    urgent = play.ask("b", 50, 4)
+    replica = play.where[batch]
+    play.send_cancel(urgent)
+    play.preempted(batch)
+    assert play.where[batch] == replica
+    play.end()
+
+
+def test_a_worker_that_dies_meanwhile_returns_it_all_the_same(play: Play) -> None:
+    batch = running(play)
+    urgent = play.ask("b", 50, 4)
+    play.die()
+    play.up()
+    play.end()
+    assert play.settled_by(batch, urgent) == ["done", "done"]
+
+
+def test_a_model_that_was_removed_meanwhile_has_nothing_to_go_on_with(play: Play) -> None:
+    batch = running(play)
+    play.ask("b", 50, 4)
+    play.send(ModelRemoved(play.now_ns, "a"))
+    play.preempted(batch)
+    assert play.settled_by(batch) == ["failed"]
+    assert "removed" in play.outcomes[batch].message
+    play.end()
+
+
+def test_a_suspect_on_trial_is_not_stopped(play: Play) -> None:
+    batch = running(play)
+    play.die()
+    play.up()
+    play.load_all()
+    assert batch in play.where
+    play.ask("b", 50, 4)
+    assert stopped(play) == []
+    play.first_token(batch)
+    play.end()
+
+
+def test_the_record_says_what_was_compared(play: Play) -> None:
+    running(play)
+    play.ask("b", 50, 4)
+    (verdict,) = [one for one in play.decisions[-1].verdicts if one.rule == "preempt"]
+    assert verdict.subject == "a"
+    assert [one.name for one in verdict.options] == ["preempt", "wait for their end"]
+    assert verdict.options[0].harm_s < verdict.options[1].harm_s
+    assert replace(verdict, options=()).why

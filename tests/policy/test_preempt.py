@@ -1,0 +1,102 @@
+"""The rules of `policy.preempt` and `policy.keep`, in their own words."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repertory.policy.keep import Keep
+from repertory.policy.preempt import (
+    MOST_PREEMPTIONS,
+    Stake,
+    expected_left_s,
+    worth_stopping,
+)
+
+
+def stake(left_s: float, weight: float = 1.0, resume_s: float = 0.5, preemptions: int = 0) -> Stake:
+    return Stake("g", weight, left_s, resume_s, preemptions)
+
+
+class TestPreempt:
+    def test_saved_is_the_weight_of_those_who_wait_for_as_long_as_the_longest_goes_on(self) -> None:
+        found = worth_stopping(2.0, [stake(3.0), stake(10.0)], 1.0, 1.0, 1.0)
+        assert found is not None
+        assert found.saved == 20.0
+        assert found.drain_s == 10.0
+
+    def test_lost_is_both_switches_the_work_and_the_own_resume_of_each(self) -> None:
+        found = worth_stopping(1.0, [stake(9.0, 1.0, 0.5), stake(9.0, 0.1, 2.0)], 1.0, 4.0, 2.0)
+        assert found is not None
+        assert found.lost == 1.0 * (7.0 + 0.5) + 0.1 * (7.0 + 2.0)
+        assert found.penalty_s == 5.0
+
+    def test_what_goes_on_for_less_than_the_penalty_is_let_end(self) -> None:
+        found = worth_stopping(1000.0, [stake(2.4)], 1.0, 0.1, 1.0)
+        assert found is not None
+        assert found.saved > found.lost
+        assert not found.is_worth_it
+        longer = worth_stopping(1000.0, [stake(2.6)], 1.0, 0.1, 1.0)
+        assert longer is not None
+        assert longer.is_worth_it
+
+    def test_who_was_stopped_often_enough_is_not_nor_is_anything_beside_it(self) -> None:
+        tired = stake(100.0, preemptions=MOST_PREEMPTIONS)
+        assert worth_stopping(1000.0, [stake(100.0), tired], 0.1, 0.1, 0.1) is None
+        assert worth_stopping(1000.0, [], 0.1, 0.1, 0.1) is None
+
+    @given(usual_s=st.floats(0, 100), more_s=st.floats(0, 100), elapsed_s=st.floats(0, 300))
+    def test_one_that_has_outlived_the_usual_is_in_the_middle_of_what_is_left(
+        self, usual_s: float, more_s: float, elapsed_s: float
+    ) -> None:
+        most_s = usual_s + more_s
+        left_s = expected_left_s(usual_s, most_s, elapsed_s)
+        assert 0.0 <= left_s <= max(most_s - elapsed_s, 0.0) + 1e-9
+        if elapsed_s >= usual_s:
+            assert left_s == max((most_s - elapsed_s) / 2, 0.0)
+
+
+class TestKeep:
+    def test_the_least_worth_per_byte_goes_first_equal_ones_by_name(self) -> None:
+        keep = Keep(100)
+        assert keep.put("b", 40, 4.0) == ()
+        assert keep.put("a", 40, 4.0) == ()
+        assert keep.put("dear", 20, 10.0) == ()
+        assert keep.put("cheap", 40, 0.1) == ("cheap",), "that may be the new one"
+        assert keep.put("new", 40, 8.0) == ("a",)
+
+    def test_what_nobody_asks_for_ages_at_the_pace_of_the_pressure(self) -> None:
+        keep = Keep(100)
+        keep.put("old", 50, 5.0)
+        keep.put("used", 50, 5.0)
+        for turn in range(3):
+            keep.use("used")
+            assert keep.put(f"n{turn}", 50, 5.0) != ("used",)
+
+    def test_what_is_larger_than_the_budget_is_not_kept(self) -> None:
+        keep = Keep(100)
+        keep.put("a", 60, 1.0)
+        assert keep.put("huge", 101, 99.0) == ("huge",)
+        assert keep.total_bytes == 60
+
+    def test_one_that_is_kept_already_has_its_new_size(self) -> None:
+        keep = Keep(100)
+        keep.put("a", 60, 1.0)
+        assert keep.put("a", 80, 1.0) == ()
+        assert keep.total_bytes == 80
+        keep.drop("a")
+        keep.drop("a")
+        assert keep.total_bytes == 0
+
+    @given(
+        st.lists(
+            st.tuples(st.sampled_from("abcdef"), st.integers(1, 60), st.floats(0, 10)), max_size=40
+        )
+    )
+    def test_it_is_never_over_budget_and_forgets_nobody(
+        self, puts: list[tuple[str, int, float]]
+    ) -> None:
+        keep, held = Keep(100), dict[str, int]()
+        for name, size, cost_s in puts:
+            held[name] = size
+            for gone in keep.put(name, size, cost_s):
+                del held[gone]
+            assert keep.total_bytes == sum(held.values()) <= 100
