@@ -78,6 +78,14 @@ class Loss:
 Fail = Callable[[Transition], Failure | None]
 
 
+async def die(engine: FakeEngine, driver: Driver, node_id: str, reason: str) -> None:
+    """What it has made by now is heard; else it would be made again."""
+    await engine.cancel("nobody")
+    await asyncio.sleep(0)
+    driver.detach(node_id, reason)
+    await engine.close()
+
+
 def simulated(
     world: World, events: list[Event], fail: Fail, losses: tuple[Loss, ...] = ()
 ) -> tuple[list[bytes], list[Outcome]]:
@@ -120,15 +128,8 @@ def lived(
 
         dying: list[asyncio.Task[None]] = []
 
-        def die(reason: str) -> None:
-            """What it has made by now is heard; else it would be made again."""
-            dying.append(loop.create_task(last_words(reason)))
-
-        async def last_words(reason: str) -> None:
-            await engines[-1].cancel("nobody")
-            await asyncio.sleep(0)
-            driver.detach(world.node.id, reason)
-            await engines[-1].close()
+        def lose(reason: str) -> None:
+            dying.append(loop.create_task(die(engines[-1], driver, world.node.id, reason)))
 
         attach()
         for spec in world.models:
@@ -142,7 +143,7 @@ def lived(
         for event in events:
             loop.call_at(event.at_ns / 1e9, deliver, event)
         for one in losses:
-            loop.call_at(one.lost_ns / 1e9, die, one.reason)
+            loop.call_at(one.lost_ns / 1e9, lose, one.reason)
             loop.call_at(one.up_ns / 1e9, attach)
         await loop.exhausted()
         await driver.close()
