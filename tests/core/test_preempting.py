@@ -74,11 +74,15 @@ def test_what_weighs_less_stops_nobody(play: Play) -> None:
     play.end()
 
 
-def test_a_generation_is_stopped_twice_at_most(play: Play) -> None:
-    """After that it runs to its end, whoever waits."""
+def test_nobody_is_stopped_for_ever(play: Play) -> None:
+    """Each time doubles what it weighs: in the end a turn protects it from what is interactive."""
     batch = running(play)
-    for _ in range(2):
+    times = 0
+    while True:
         urgent = play.ask("b", 50, 4)
+        if len(stopped(play)) == times:
+            break
+        times += 1
         play.preempted(batch)
         play.load_all()
         play.finish(urgent)
@@ -86,9 +90,7 @@ def test_a_generation_is_stopped_twice_at_most(play: Play) -> None:
         play.load_all()
         assert batch in play.where
         play.first_token(batch)
-    play.ask("b", 50, 4)
-    play.pass_s(30.0)
-    assert stopped(play) == [batch, batch]
+    assert times == 4, "0.1 x 2^4 is more than 1"
     play.end()
 
 

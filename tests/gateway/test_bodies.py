@@ -43,6 +43,23 @@ def test_every_parameter_reaches_the_server() -> None:
     assert (options.max_tokens, options.stop, options.ignore_eos) == (9, ("\n\n", "END"), True)
 
 
+@pytest.mark.parametrize(
+    ("priority", "weight"),
+    [("interactive", 1.0), ("batch", 0.1), (2, 2.0), (0.25, 0.25), (None, None)],
+)
+def test_a_priority_is_a_name_or_a_weight(priority: object, weight: float | None) -> None:
+    service = FakeService()
+    assert post(service, chat_body(priority=priority)).status == 200
+    assert service.asked[0].options.weight == weight
+
+
+@pytest.mark.parametrize("priority", ["urgent", 0, -1, 11, True, [1]])
+def test_other_priorities_are_refused_by_name(priority: object) -> None:
+    refused = post(FakeService(), chat_body(priority=priority))
+    assert refused.status == 400
+    assert refused.json["error"]["param"] == "priority"
+
+
 def test_null_means_not_given() -> None:
     names = "max_tokens temperature top_p top_k min_p repeat_penalty presence_penalty stop stream n"
     service = FakeService()

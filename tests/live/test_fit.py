@@ -1,15 +1,34 @@
 """What cannot come true is said with the arithmetic; what can is never refused."""
 
+from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 
+from repertory.domain.settings import Favour
 from repertory.domain.specs import ModelSpec
 from repertory.live.fit import Room, pinned_misfit, warnings
+from repertory.live.options import DeviceChoice, ServeConfig
 from repertory.perf.needs import need_of
 from worlds import GIB, MIB, model
 
 ONE = Room({"cpu0": 3 * GIB}, "4,096 MiB - 1,024 MiB for server and worker")
+
+
+CONFIG = ServeConfig(
+    models=(),
+    folders=(),
+    devices=None,
+    memory_bytes=GIB,
+    memory_story="",
+    host_memory_bytes=None,
+    favour=Favour.BALANCED,
+    host="127.0.0.1",
+    port=0,
+    state_dir=Path("state"),
+    is_exact=False,
+)
 
 
 def pins(*sizes_mib: int) -> dict[ModelSpec, str]:
@@ -90,3 +109,21 @@ def test_a_model_that_the_pinned_ones_leave_no_room_for_is_warned_of() -> None:
     (words,) = warnings([*pinned, model("small", GIB)], pinned, ONE)
     assert words.startswith("small: ")
     assert "the pinned models leave 466 MiB" in words
+
+
+@pytest.mark.parametrize(
+    ("asked", "devices", "expected"),
+    [
+        (None, None, 256 * MIB),
+        (0, None, 0),
+        (MIB, None, MIB),
+        (None, (DeviceChoice("cpu0", 8 * GIB, (0, 1)),), 0),
+        (None, (DeviceChoice("cpu0", None, (0, 1)),), 256 * MIB),
+        (None, (DeviceChoice("gpu0", 8 * GIB, ()),), 256 * MIB),
+    ],
+)
+def test_a_little_is_kept_for_saved_states_unless_devices_have_it_all(
+    asked: int | None, devices: tuple[DeviceChoice, ...] | None, expected: int
+) -> None:
+    config = replace(CONFIG, memory_bytes=8 * GIB, host_memory_bytes=asked, devices=devices)
+    assert config.saved_kv_bytes == expected

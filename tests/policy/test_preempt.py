@@ -5,15 +5,15 @@ from hypothesis import strategies as st
 
 from repertory.policy.keep import Keep
 from repertory.policy.preempt import (
-    MOST_PREEMPTIONS,
     Stake,
     expected_left_s,
+    grown_weight,
     worth_stopping,
 )
 
 
-def stake(left_s: float, weight: float = 1.0, resume_s: float = 0.5, preemptions: int = 0) -> Stake:
-    return Stake("g", weight, left_s, resume_s, preemptions)
+def stake(left_s: float, weight: float = 1.0, resume_s: float = 0.5) -> Stake:
+    return Stake("g", weight, left_s, resume_s)
 
 
 class TestPreempt:
@@ -38,10 +38,17 @@ class TestPreempt:
         assert longer is not None
         assert longer.is_worth_it
 
-    def test_who_was_stopped_often_enough_is_not_nor_is_anything_beside_it(self) -> None:
-        tired = stake(100.0, preemptions=MOST_PREEMPTIONS)
-        assert worth_stopping(1000.0, [stake(100.0), tired], 0.1, 0.1, 0.1) is None
-        assert worth_stopping(1000.0, [], 0.1, 0.1, 0.1) is None
+    def test_each_time_doubles_what_it_weighs_so_nobody_is_stopped_for_ever(self) -> None:
+        assert [grown_weight(0.1, times) for times in range(4)] == [0.1, 0.2, 0.4, 0.8]
+        for times in range(20):
+            found = worth_stopping(1.0, [stake(100.0, grown_weight(0.1, times))], 0.1, 0.1, 0.1)
+            assert found is not None
+            if not found.is_worth_it:
+                break
+        assert times == 11, "100 s saved for 0.8 lost of a tenth of the weight"
+
+    def test_where_nothing_runs_there_is_nothing_to_stop(self) -> None:
+        assert worth_stopping(1.0, [], 0.1, 0.1, 0.1) is None
 
     @given(usual_s=st.floats(0, 100), more_s=st.floats(0, 100), elapsed_s=st.floats(0, 300))
     def test_one_that_has_outlived_the_usual_is_in_the_middle_of_what_is_left(

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from repertory.core import journal
-from repertory.domain.actions import Action, Activate, Dispatch, Load, Settle, Unload
+from repertory.domain.actions import Action, Activate, Dispatch, Load, Preempt, Settle, Unload
 from repertory.domain.decisions import Cause, Decision, Option, Verdict
 from repertory.domain.events import (
     Arrived,
@@ -16,9 +16,11 @@ from repertory.domain.events import (
     Measured,
     ModelAdded,
     OperatorAsked,
+    Preempted,
     TransitionDone,
     TransitionFailed,
     Wish,
+    WorkerLost,
 )
 from repertory.domain.ladder import Rung
 from repertory.domain.requests import FinishReason, Outcome, OutcomeKind, Request
@@ -223,6 +225,27 @@ def test_failures_and_leavers_are_told() -> None:
     assert "predicted 1.25 s; failed" in text
     assert "failed: no way" in text
     assert "the client left" in text
+
+
+def test_a_request_that_was_stopped_and_lost_its_worker_says_so() -> None:
+    log = Log()
+    request = Request("r", "writer", 10, 20)
+    log.add(Arrived(0, request), Dispatch("r", "writer/1", "node0"))
+    log.add(Arrived(SECOND, Request("s", "coder", 1, 1)), Preempt("r", "writer/1", "node0"))
+    log.add(Preempted(SECOND, "r"))
+    log.add(WorkerLost(2 * SECOND, "node0", "killed"))
+    log.add(Arrived(3 * SECOND, Request("t", "coder", 1, 1)), Dispatch("r", "writer/2", "node0"))
+    log.add(WorkerLost(4 * SECOND, "node0", "killed by SIGKILL"))
+    log.add(WorkerLost(5 * SECOND, "another", "killed"))
+    story = explain(log.records, "r")
+    assert story is not None
+    assert [one.text for one in story.parts if isinstance(one, Milestone)][1:] == [
+        "sent to replica writer/1",
+        "stopped for others on replica writer/1",
+        "stopped; it waits, to go on where it stood",
+        "sent to replica writer/2",
+        "its worker died (killed by SIGKILL); it waits, to go on where it stood",
+    ]
 
 
 def test_other_requests_moves_after_the_wait_are_not_its_story(log: Log) -> None:

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from repertory.config.keys import FILE, WEIGHTS
+from repertory.config.keys import FILE
 from repertory.config.kinds import Placed, Reading
 from repertory.config.nodes import Value, read_yaml
 from repertory.domain.errors import ConfigError
+from repertory.domain.requests import PRIORITIES
 from repertory.domain.settings import Favour
 from repertory.live.options import DeviceChoice, ModelChoice
 
@@ -100,7 +101,7 @@ def _model(
         is_preloaded=_value(found, "preload", False),
         context_tokens=_value(found, "context"),
         ttl_s=_value(found, "ttl"),
-        weight=WEIGHTS[_value(found, "priority", "interactive")],
+        weight=PRIORITIES[_value(found, "priority", "interactive")],
         places=places,
     )
 

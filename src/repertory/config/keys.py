@@ -3,8 +3,6 @@
 A new key is a row here and a field of what `file.py` builds from it.
 """
 
-from collections.abc import Mapping as Dict
-
 from repertory.config.kinds import (
     AutoOr,
     Choice,
@@ -20,16 +18,15 @@ from repertory.config.kinds import (
     Truth,
     Whole,
 )
+from repertory.domain.requests import PRIORITIES
 from repertory.domain.settings import Favour
+from repertory.live.options import HOST_MEMORY_PARTS
 
-__all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "FILE", "WEIGHTS"]
+__all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "FILE"]
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 7373
 """REPE on a telephone; 8000, 8080 and 11434 belong to servers that people run beside this one."""
-
-WEIGHTS: Dict[str, float] = {"interactive": 1.0, "batch": 0.1}
-"""`w_r` of the objective: a batch request may wait ten times as long for the same harm."""
 
 _MODEL = Mapping(
     (
@@ -56,7 +53,7 @@ _MODEL = Mapping(
         ),
         Key(
             "priority",
-            Choice(list(WEIGHTS)),
+            Choice(list(PRIORITIES)),
             "A batch request may wait ten times as long as an interactive one.",
             "interactive",
         ),
@@ -100,7 +97,12 @@ FILE = Mapping(
             "For everything together: server, worker, weights, KV. Default: what is free at the "
             "start, less a margin.",
         ),
-        Key("host_memory", Size(), "Of that, kept for saved states and slept weights."),
+        Key(
+            "host_memory",
+            Size(),
+            "Of that, kept for the KV memory of generations and conversations that lost their "
+            f"slot. Default: 1/{HOST_MEMORY_PARTS}; nothing where 'devices' name their memory.",
+        ),
         Key(
             "favour",
             Choice([each.value for each in Favour]),

@@ -8,7 +8,13 @@ from repertory.domain.events import Preempted
 from repertory.domain.ladder import Phase, RequestState, Rung
 from repertory.domain.requests import Fault, Outcome, OutcomeKind
 from repertory.policy.objective import aged_weight
-from repertory.policy.preempt import Stake, Stop, expected_left_s, worth_stopping
+from repertory.policy.preempt import (
+    Stake,
+    Stop,
+    expected_left_s,
+    grown_weight,
+    worth_stopping,
+)
 
 __all__ = ["press", "take_preempted"]
 
@@ -30,7 +36,7 @@ def press(state: State, step: Step, claimant: ModelState) -> None:
             continue
         if any(one.is_stopping or one.is_suspect for one in replica.running.values()):
             continue
-        heaviest = max(one.request.weight for one in replica.running.values())
+        heaviest = max(_weight(one) for one in replica.running.values())
         if step.at_ns < replica.handover_at_ns and head.request.weight <= heaviest:
             continue
         found = _weigh(state, step, claimant, replica)
@@ -92,7 +98,11 @@ def _stake(state: State, step: Step, replica: ReplicaState, record: RequestRecor
     made = round(max(0.0, elapsed_s - prompt_s) / token_s) if token_s > 0.0 else 0
     resumed = request.prompt_tokens + min(made, request.max_tokens)
     resume_s = costs.work_s(spec, form, resumed, 0)
-    return Stake(request.id, request.weight, left_s, resume_s, record.preemptions)
+    return Stake(request.id, _weight(record), left_s, resume_s)
+
+
+def _weight(record: RequestRecord) -> float:
+    return grown_weight(record.request.weight, record.preemptions)
 
 
 def _stop(step: Step, claimant: ModelState, replica: ReplicaState, found: Stop) -> None:

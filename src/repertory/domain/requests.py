@@ -1,9 +1,13 @@
 """Requests and their one outcome."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["Fault", "FinishReason", "Outcome", "OutcomeKind", "Request"]
+__all__ = ["PRIORITIES", "Fault", "FinishReason", "Outcome", "OutcomeKind", "Request"]
+
+PRIORITIES: Mapping[str, float] = {"interactive": 1.0, "batch": 0.1}
+"""Names of weights: a batch request may wait ten times as long for the same harm."""
 
 
 class FinishReason(Enum):

@@ -210,7 +210,7 @@ class _Composition:
         arguments = [sys.executable, "-m", "repertory.engines.llamacpp.worker"]
         arguments += ["--socket", "{fd}", "--node", _NODE, "--devices", self._devices_json()]
         arguments += ["--state-dir", str(self._config.state_dir)]
-        arguments += ["--saved-kv-bytes", str(self._config.host_memory_bytes or 0)]
+        arguments += ["--saved-kv-bytes", str(self._config.saved_kv_bytes)]
         if self._config.is_exact:
             arguments.append("--exact")
         return WorkerCommand("worker", tuple(arguments))
@@ -266,7 +266,7 @@ class _Composition:
 
     def _budgeted(self, node: NodeSpec) -> tuple[NodeSpec, Room]:
         """Take what server and worker use themselves off the devices that live in main memory."""
-        overhead, host = self._server.overhead_bytes, self._config.host_memory_bytes or 0
+        overhead, host = self._server.overhead_bytes, self._config.saved_kv_bytes
         memory = self._config.memory_bytes
         left = memory - overhead - host
         here = [device for device in node.devices if device.backend == "cpu"]

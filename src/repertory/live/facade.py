@@ -42,6 +42,8 @@ class GenerationOptions:
     shows_specials: bool = False
     wants_embedding: bool = False
     """The prompt's embedding instead of an answer; `max_tokens` is not looked at."""
+    weight: float | None = None
+    """`Request.weight`; None: the model's own."""
     key: str = ""
     """The caller's API key id; empty without keys."""
 

@@ -42,13 +42,13 @@ class Room:
 
 def expected_room(config: ServeConfig) -> Room | None:
     """What models will have, before anything is started; None where only the engine can tell."""
-    left = config.memory_bytes - USUAL_OVERHEAD_BYTES - (config.host_memory_bytes or 0)
+    left = config.memory_bytes - USUAL_OVERHEAD_BYTES - config.saved_kv_bytes
     story = (
         f"{size_text(config.memory_bytes)} - about {size_text(USUAL_OVERHEAD_BYTES)} for server "
         f"and worker"
     )
-    if config.host_memory_bytes:
-        story += f" - {size_text(config.host_memory_bytes)} host_memory"
+    if config.saved_kv_bytes:
+        story += f" - {size_text(config.saved_kv_bytes)} host_memory"
     if config.devices is None:
         return Room({"cpu0": max(0, left)}, story)
     if any(device.memory_bytes is None for device in config.devices):

@@ -191,7 +191,8 @@ class Server:
         )
         answer = RunningAnswer(generation, spec.name, self._cancel, self._progress, self._hold)
         self._answers[answer.id] = answer
-        request = Request(answer.id, spec.name, len(prompt), max_tokens, offer.weight)
+        weight = offer.weight if options.weight is None else options.weight
+        request = Request(answer.id, spec.name, len(prompt), max_tokens, weight)
         driver = self._running_driver()
         driver.post(Arrived(driver.now_ns(), request))
         try:

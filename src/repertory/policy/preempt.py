@@ -7,10 +7,14 @@ one back.  So what counts is how long the victim would run on, and who pays with
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["MOST_PREEMPTIONS", "Stake", "Stop", "expected_left_s", "worth_stopping"]
+__all__ = ["Stake", "Stop", "expected_left_s", "grown_weight", "worth_stopping"]
 
-MOST_PREEMPTIONS = 2
-"""Of one generation.  After that it runs to its end, whoever waits."""
+
+def grown_weight(weight: float, preemptions: int) -> float:
+    """Each time that a generation was stopped doubles what it weighs: so nobody is stopped for
+    ever, and a batch that was stopped four times stands above what is interactive.
+    """
+    return weight * 2.0**preemptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +23,11 @@ class Stake:
 
     name: str
     weight: float
+    """`grown_weight`."""
     left_s: float
     """What it would go on for."""
     resume_s: float
     """To compute again what its KV memory held."""
-    preemptions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ def expected_left_s(usual_s: float, most_s: float, elapsed_s: float) -> float:
 def worth_stopping(
     waiting_weight: float, running: Sequence[Stake], there_s: float, work_s: float, back_s: float
 ) -> Stop | None:
-    """Compare stopping all of `running` with waiting for its end; None: it may not be stopped.
+    """Compare stopping all of `running` with waiting for its end; None: nothing runs.
 
     `there_s`: the switch to those who wait; `work_s`: their work; `back_s`: the switch back.
 
@@ -62,9 +66,8 @@ def worth_stopping(
     2. Lost: each of the running waits for the switch there, the work, the switch back and its own
        resume.
     3. What goes on for less than the penalty (both switches and the longest resume) is let end.
-    4. A generation that was stopped often enough is not stopped again, nor is anything beside it.
     """
-    if not running or any(one.preemptions >= MOST_PREEMPTIONS for one in running):
+    if not running:
         return None
     drain_s = max(one.left_s for one in running)
     away_s = there_s + work_s + back_s

@@ -133,6 +133,8 @@ class _Teller:
         self._moves: dict[int, Move] = {}
         self._models_of: dict[str, str] = {}
         self._is_waiting = False
+        self._runs_on: str | None = None
+        """A node; None while it waits."""
         self.story: Story | None = None
 
     def take(self, record: _Record) -> None:
@@ -191,6 +193,12 @@ class _Teller:
             return
         if event.get("request_id") == self._subject:
             self.story.parts.append(Milestone(step, at_s, _happened(event)))
+        if event["kind"] == "WorkerLost" and event["node_id"] == self._runs_on:
+            self._is_waiting, self._runs_on = True, None
+            text = f"its worker died ({event['message']}); it waits, to go on where it stood"
+            self.story.parts.append(Milestone(step, at_s, text))
+        if event["kind"] == "Preempted" and event["request_id"] == self._subject:
+            self._is_waiting = True
         if event["kind"] == "OperatorAsked" and event["model"] == self._subject:
             text = f"the operator asked to {event['wish']}"
             self.story.parts.append(Milestone(step, at_s, text))
@@ -200,12 +208,12 @@ class _Teller:
             return
         outcome = action.get("outcome")
         if outcome is not None and outcome["request_id"] == self._subject:
-            self._is_waiting = False
+            self._is_waiting, self._runs_on = False, None
             self.story.parts.append(Milestone(step, at_s, _settled(outcome)))
         elif action.get("request_id") == self._subject:
             self._is_waiting = False
-            word = "sent to" if action["kind"] == "Dispatch" else "cancelled on"
-            text = f"{word} replica {action['replica_id']}"
+            self._runs_on = action["node_id"] if action["kind"] == "Dispatch" else None
+            text = f"{_SENT[action['kind']]} replica {action['replica_id']}"
             self.story.parts.append(Milestone(step, at_s, text))
 
     def _verdict(self, step: int, at_s: float, verdict: _Record) -> None:
@@ -249,6 +257,7 @@ def _move(action: _Record) -> Move:
     return Move(action["action_id"], action["kind"].lower(), action["model"], action["replica_id"])
 
 
+_SENT = {"Dispatch": "sent to", "Cancel": "cancelled on", "Preempt": "stopped for others on"}
 _BROUGHT = {
     "stage": ("weights_bytes",),
     "load": ("weights_bytes",),
@@ -293,6 +302,8 @@ def _happened(event: _Record) -> str:
             return f"failed: {event['message']}"
         case "Cancelled":
             return "the client left"
+        case "Preempted":
+            return "stopped; it waits, to go on where it stood"
         case kind:
             return str(kind)
 

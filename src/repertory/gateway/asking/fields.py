@@ -64,6 +64,12 @@ _GENERATION: Mapping[str, Field] = {
     "ignore_eos": _served("go on to `max_tokens`", "llama.cpp, vLLM"),
     "json_schema": _served("a JSON schema that the answer is held to", "llama.cpp"),
     "min_p": _served("0 to 1", "llama.cpp, vLLM"),
+    "priority": _served(
+        "`interactive`, `batch` (a tenth of it), or a weight from 0.01 to 10: what a second of its "
+        "waiting counts beside others'; what runs is stopped, and goes on later, for what weighs "
+        "more. Absent: the model's",
+        "ours",
+    ),
     "repeat_penalty": _served("above 0, to 10", "llama.cpp, Ollama"),
     "repetition_penalty": _served("the same under its other name", "vLLM"),
     "structured_outputs": _served(

@@ -5,6 +5,7 @@ from random import Random
 from typing import Any, NoReturn, TypeVar
 
 from repertory.domain.errors import BadRequest
+from repertory.domain.requests import PRIORITIES
 from repertory.engines.contract import Sampling
 from repertory.gateway.asking import fields
 from repertory.gateway.asking.asks import Ask, Chat, Constraint, EmbeddingAsk, Prompt
@@ -153,6 +154,7 @@ def _ask(
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         ignore_eos=bool(body.ignore_eos),
         logprobs=logprobs,
+        weight=_weight(body.priority),
     )
     wanted = body.stream_options
     return Ask(
@@ -167,6 +169,10 @@ def _ask(
         has_progress=bool(wanted and wanted.include_progress),
         is_echo=isinstance(body, CompletionBody) and bool(body.echo),
     )
+
+
+def _weight(priority: str | float | None) -> float | None:
+    return PRIORITIES[priority] if isinstance(priority, str) else priority
 
 
 def _sampling(body: GenerationBody, luck: Random) -> Sampling:

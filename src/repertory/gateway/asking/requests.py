@@ -36,6 +36,7 @@ _Stops = Annotated[list[_StopText], Meta(max_length=16)]
 """OpenAI allows 4; clients of local servers send their templates' end marks too."""
 _Ranked = Annotated[int, Meta(ge=0, le=20)]
 _Copies = Annotated[int, Meta(ge=1, le=128)]
+_Weight = Annotated[float, Meta(ge=0.01, le=10)]
 _Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 _Json = dict[str, Any]  # Any: JSON whose shape is another's business
 
@@ -86,6 +87,8 @@ class GenerationBody(Struct, kw_only=True):
     structured_outputs: StructuredOutputs | None = None
     timeout: _Seconds | None = None
     """Ours: counted from dispatch."""
+    priority: Literal["interactive", "batch"] | _Weight | None = None
+    """Ours."""
 
 
 class Part(Struct):

@@ -1,0 +1,102 @@
+"""Work that weighs more stops what runs, which goes on afterwards on the same connection."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from serving import RunningServer, Start, wait_for
+
+from repertory.core.journal import read_lines
+from repertory.engines.gguf.make import make_model
+
+MIB = 1 << 20
+LONG: Any = {"prompt": [5, 6, 7], "max_tokens": 1200, "seed": 7}
+
+
+class Stream:
+    """One stream, read on a thread of its own, with the time of each token."""
+
+    def __init__(self, server: RunningServer, model: str, priority: str) -> None:
+        self.text = ""
+        self.at_s: list[float] = []
+        self.finish: str | None = None
+        self.error: Exception | None = None
+        self._extra = {"ignore_eos": True, "priority": priority}
+        self._server, self._model = server, model
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def join(self) -> "Stream":
+        self._thread.join(120.0)
+        assert not self._thread.is_alive(), "the stream does not end"
+        assert self.error is None, self.error
+        return self
+
+    def _run(self) -> None:
+        try:
+            with self._server.client() as client:
+                chunks = client.completions.create(
+                    model=self._model, stream=True, extra_body=self._extra, **LONG
+                )
+                for chunk in chunks:
+                    self.at_s.append(time.monotonic())
+                    self.text += chunk.choices[0].text
+                    self.finish = chunk.choices[0].finish_reason
+        except openai.APIError as error:
+            self.error = error
+
+
+def rules_of(server: RunningServer) -> set[str]:
+    """By what rules it decided, from the log of a server that has ended."""
+    found: set[str] = set()
+    for path in server.log_files():
+        with path.open("rb") as lines:
+            found |= {one["rule"] for entry in read_lines(lines) for one in entry["verdicts"]}
+    return found
+
+
+@pytest.fixture(scope="module")
+def cramped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models, of which one fits."""
+    folder = tmp_path_factory.mktemp("cramped")
+    for seed, name in enumerate(("left", "right")):
+        make_model(folder / f"{name}.gguf", size="50m", seed=seed, name=name)
+    return folder
+
+
+@pytest.mark.timeout(280)
+def test_an_interactive_request_stops_a_batch_of_another_model_which_goes_on(
+    start: Start, cramped: Path
+) -> None:
+    server = start(cramped, "--exact", memory="330MiB")
+    whole = Stream(server, "left", "batch").join()
+    batch = Stream(server, "left", "batch")
+    wait_for(lambda: len(batch.at_s) > 300 or batch.error)
+    before = len(batch.at_s)
+    asked_s = time.monotonic()
+    with server.client() as client:
+        answer = client.completions.create(model="right", prompt=[8, 9], max_tokens=4)
+    told_s = time.monotonic() - asked_s
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 4
+    assert batch.finish is None, "it would have gone on for long"
+    batch.join()
+    assert batch.text == whole.text, "token for token"
+    assert batch.finish == "length"
+    left_s = whole.at_s[-1] - whole.at_s[before]
+    assert told_s < left_s, "nobody waited for its end"
+    server.stop()
+    assert "preempt" in rules_of(server)
+
+
+def test_an_equal_request_waits_for_the_end_of_a_turn(start: Start, cramped: Path) -> None:
+    """And is served before the other's end all the same."""
+    server = start(cramped, memory="330MiB")
+    running = Stream(server, "left", "interactive")
+    wait_for(lambda: len(running.at_s) > 10 or running.error)
+    with server.client() as client:
+        client.completions.create(model="right", prompt=[8, 9], max_tokens=4)
+    assert running.join().finish == "length"
