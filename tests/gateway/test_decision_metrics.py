@@ -24,6 +24,7 @@ from repertory.domain.events import (
     ModelAdded,
     ModelRemoved,
     OperatorAsked,
+    Preempted,
     Timer,
     TransitionDone,
     TransitionFailed,
@@ -145,6 +146,16 @@ def test_a_worker_that_comes_back_was_restarted() -> None:
     page = page_after(up, lost, up, lost)
     assert f'repertory_worker_losses_total{{node="{node}"}} 2.0' in page
     assert f'repertory_worker_restarts_total{{node="{node}"}} 1.0' in page
+
+
+def test_preemptions_and_resumes_are_counted_and_the_first_token_is_the_first() -> None:
+    arrived = decision(Arrived(0, Request("r", "writer", 7, 9)))
+    sent = decision(Timer(SECOND, "t"), (Dispatch("r", "writer/0", "local"),))
+    again = decision(Timer(9 * SECOND, "t"), (Dispatch("r", "writer/0", "local"),))
+    stopped = decision(Preempted(5 * SECOND, "r"))
+    page = page_after(arrived, sent, stopped, again, again)
+    assert 'repertory_preemptions_total{model="writer"} 1.0' in page
+    assert 'repertory_resumes_total{model="writer"} 2.0' in page
 
 
 def test_a_request_has_a_story_until_its_outcome() -> None:
@@ -362,6 +373,8 @@ def full_page() -> str:
             done(1, 1.0, weights_bytes=9),
             decision(TransitionFailed(SECOND, 2, "coder/0", "no")),
             decision(Arrived(0, Request("r9", "writer", 7, 9))),
+            decision(Timer(0, "t"), (Dispatch("r9", "writer/0", "local"),)),
+            decision(Preempted(0, "r9")),
             decision(Timer(0, "t"), (Dispatch("r9", "writer/0", "local"),)),
             decision(
                 Timer(SECOND, "t"),

@@ -217,11 +217,19 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 ),
             ),
             Panel(
-                "Workers and moves that failed",
+                "Workers, failed moves, preemptions",
                 "short",
                 (
                     Query(f"increase({metric.WORKER_LOSSES.series}[{_OVER}])", "lost {{node}}"),
                     Query(f"increase({metric.WORKER_RESTARTS.series}[{_OVER}])", "back {{node}}"),
+                    Query(
+                        f"sum by (model) (increase({metric.PREEMPTIONS.series}[{_OVER}]))",
+                        "{{model}} stopped for others",
+                    ),
+                    Query(
+                        f"sum by (model) (increase({metric.RESUMES.series}[{_OVER}]))",
+                        "{{model}} went on",
+                    ),
                     Query(
                         f"sum by (edge) (increase({metric.TRANSITION_FAILURES.series}[{_OVER}]))",
                         "{{edge}} failed",

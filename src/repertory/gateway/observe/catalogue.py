@@ -114,6 +114,10 @@ MEMORY_RATIO = _histogram(
 EVICTION_IDLE_S = _histogram(
     "eviction_idle_seconds", "How long a victim had not been used", _IDLE_S, "reason"
 )
+PREEMPTIONS = _counter(
+    "preemptions", "Generations that were stopped for others, to go on later", "model"
+)
+RESUMES = _counter("resumes", "Generations that went on after they were stopped", "model")
 LAST_USE = _gauge(
     "model_last_use_timestamp_seconds",
     "When a loaded model was last used (Unix); time() minus it is its LRU age",
@@ -149,7 +153,7 @@ CATALOGUE: tuple[Family, ...] = (
     *(REQUESTS, PROMPT_TOKENS, CACHED_TOKENS, OUTPUT_TOKENS, TTFT, INTER_TOKEN, QUEUE_WAIT),
     *(DENIED, LIMITED, KEY_REQUESTS),
     *(TRANSITIONS, TRANSITION_FAILURES, UNDER_WAY, TRANSITION_S, PREDICTED_S, MEASURED_S),
-    *(TIME_RATIO, MEMORY_RATIO, EVICTION_IDLE_S, LAST_USE),
+    *(TIME_RATIO, MEMORY_RATIO, EVICTION_IDLE_S, PREEMPTIONS, RESUMES, LAST_USE),
     *(MODELS, MODEL_BYTES, MODEL_REQUESTS, MODEL_FAULT, LEDGER_BYTES, RUNNING, WAITING),
     *(OUTPUT_RATE, MEMORY_BUDGET, PROCESS_BYTES, OVERHEAD_BYTES),
     *(READY, DRAINING, FAULTS, UPTIME, WORKER_LOSSES, WORKER_RESTARTS, LOG_DROPPED, BUILD),

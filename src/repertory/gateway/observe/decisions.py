@@ -22,6 +22,7 @@ from repertory.domain.events import (
     Event,
     FirstToken,
     Measured,
+    Preempted,
     TransitionDone,
     TransitionFailed,
     WorkerLost,
@@ -80,6 +81,8 @@ class DecisionMetrics:
         self.time_ratio = Histograms(catalogue.TIME_RATIO)
         self.memory_ratio = Histograms(catalogue.MEMORY_RATIO)
         self.eviction_idle_s = Histograms(catalogue.EVICTION_IDLE_S)
+        self.preemptions = Counters(catalogue.PREEMPTIONS)
+        self.resumes = Counters(catalogue.RESUMES)
         self.worker_losses = Counters(catalogue.WORKER_LOSSES)
         self.worker_restarts = Counters(catalogue.WORKER_RESTARTS)
         self.last_use_unix_s: dict[str, float] = {}
@@ -114,9 +117,8 @@ class DecisionMetrics:
             match action:
                 case Dispatch(request_id=request_id):
                     story = self._stories.get(request_id)
-                    if story is not None and story.dispatched_ns is None:
-                        story.dispatched_ns = event.at_ns
-                        self._used(story.model, event.at_ns)
+                    if story is not None:
+                        self._dispatched(story, event.at_ns)
                 case Settle(outcome=outcome):
                     self._settled(outcome.request_id, event.at_ns)
                 case Stage() | Load() | Activate() | Resize() | Deactivate() | Unload() | Drop():
@@ -128,10 +130,8 @@ class DecisionMetrics:
         match event:
             case Arrived(at_ns=at_ns, request=request):
                 self._stories[request.id] = Story(request.model, at_ns)
-            case FirstToken(at_ns=at_ns, request_id=request_id):
-                story = self._stories.get(request_id)
-                if story is not None and story.first_token_ns is None:
-                    story.first_token_ns = at_ns
+            case FirstToken() | Preempted():
+                self._went_on(event)
             case TransitionDone():
                 self._done(event)
             case TransitionFailed(action_id=action_id):
@@ -146,6 +146,23 @@ class DecisionMetrics:
                     self.worker_restarts.of(node.id).add()
             case _:
                 pass
+
+    def _went_on(self, event: FirstToken | Preempted) -> None:
+        story = self._stories.get(event.request_id)
+        if story is None:
+            return
+        if isinstance(event, Preempted):
+            self.preemptions.of(story.model).add()
+        elif story.first_token_ns is None:  # a resume has a first token of its own
+            story.first_token_ns = event.at_ns
+
+    def _dispatched(self, story: Story, at_ns: int) -> None:
+        """For the first time, or to go on."""
+        self._used(story.model, at_ns)
+        if story.dispatched_ns is None:
+            story.dispatched_ns = at_ns
+        else:
+            self.resumes.of(story.model).add()
 
     def _settled(self, request_id: str, at_ns: int) -> None:
         story = self._stories.pop(request_id, None)
