@@ -49,15 +49,6 @@ class Stream:
             self.error = error
 
 
-def rules_of(server: RunningServer) -> set[str]:
-    """By what rules it decided, from the log of a server that has ended."""
-    found: set[str] = set()
-    for path in server.log_files():
-        with path.open("rb") as lines:
-            found |= {one["rule"] for entry in read_lines(lines) for one in entry["verdicts"]}
-    return found
-
-
 @pytest.fixture(scope="module")
 def cramped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two models, of which one fits."""
@@ -89,7 +80,11 @@ def test_an_interactive_request_stops_a_batch_of_another_model_which_goes_on(
     left_s = whole.at_s[-1] - whole.at_s[before]
     assert told_s < left_s, "nobody waited for its end"
     server.stop()
-    assert "preempt" in rules_of(server)
+    lines = [line for path in server.log_files() for line in path.read_bytes().splitlines()]
+    log = list(read_lines(lines))
+    assert "preempt" in {one["rule"] for entry in log for one in entry["verdicts"]}
+    found = [one["event"]["reused_tokens"] for one in log if one["event"]["kind"] == "FirstToken"]
+    assert max(found) >= before, "its cells came back with it"
 
 
 def test_an_equal_request_waits_for_the_end_of_a_turn(start: Start, cramped: Path) -> None:

@@ -102,6 +102,8 @@ class FirstToken:
 
     at_ns: int
     request_id: str
+    reused_tokens: int = 0
+    """Of all that came before it, tokens whose cells were still there, or were copied back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -291,7 +291,8 @@ def _options(verdict: _Record) -> tuple[OptionRow, ...]:
 def _happened(event: _Record) -> str:
     match event["kind"]:
         case "FirstToken":
-            return "first token"
+            found = event.get("reused_tokens", 0)
+            return f"first token ({found} tokens before it were found)" if found else "first token"
         case "Finished":
             busy_s = (event["prefill_ns"] + event["decode_ns"]) / 1e9
             return (

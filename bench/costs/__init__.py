@@ -1,0 +1,1 @@
+"""What moves cost, and whether generations survive them."""
