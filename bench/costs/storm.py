@@ -29,7 +29,7 @@ _ROOM_FOR_ONE = "340MiB"
 _ROOM_FOR_ALL = "4GiB"
 _STREAMS = 500
 _KILLS = 20
-_SECONDS = 480.0
+_SECONDS = 300.0
 """In which the streams begin."""
 _TIMEOUT_S = 600.0
 _SEED = 20260519
@@ -57,7 +57,7 @@ def _wishes() -> list[Wish]:
         Wish(
             luck.choice(_MODELS),
             prompt_of(luck.choice((8, 40, 130, 300, 700)), luck),
-            luck.choice((8, 32, 64, 128, 256)),
+            luck.choice((16, 64, 128, 256, 384)),
             luck.getrandbits(40),
             luck.choice(("interactive", "batch", "batch", 0.5)),
             luck.uniform(0.0, _SECONDS),

@@ -6,7 +6,7 @@ import pytest
 
 from core.play import Play
 from repertory.domain.actions import Dispatch
-from repertory.domain.events import ModelAdded, ModelRemoved
+from repertory.domain.events import ModelAdded, ModelRemoved, OperatorAsked, Wish
 from repertory.domain.requests import Fault
 from repertory.domain.settings import Settings
 from worlds import llama_world
@@ -164,6 +164,35 @@ def test_a_model_that_was_removed_meanwhile_leaves_nothing_to_wait_for(play: Pla
     play.send(ModelRemoved(play.now_ns, "a"))
     play.die()
     assert play.settled_by(name) == ["failed"]
+    play.end()
+
+
+def test_a_model_that_kills_whoever_brings_it_up_is_given_up(play: Play) -> None:
+    """At the second death in a row; those who wait are told, and others go on."""
+    waiting = play.ask("a")
+    play.die()
+    play.up()
+    assert play.settled_by(waiting) == []
+    play.die()
+    assert play.outcomes[waiting].fault is Fault.QUARANTINED
+    assert play.outcomes[waiting].message.count("killed by the test") == 2
+    play.up()
+    late, other = play.ask("a"), play.ask("b")
+    assert play.settled_by(late) == ["refused"]
+    play.end()
+    assert play.settled_by(other) == ["done"]
+
+
+def test_two_deaths_with_a_success_between_them_are_no_models_fault(play: Play) -> None:
+    for _ in range(3):
+        name = play.ask("a")
+        play.die()
+        play.up()
+        play.load_all()
+        play.finish(name)
+        play.send(OperatorAsked(play.now_ns, "a", Wish.UNLOAD))
+        play.load_all()
+    assert play.state.models["a"].fault is None
     play.end()
 
 

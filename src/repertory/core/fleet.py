@@ -8,6 +8,7 @@ from repertory.core.offers import empty_rooms, roomiest_bytes
 from repertory.core.placing import cancel_intent, release_replica
 from repertory.core.serving import reopen, requeue, settle
 from repertory.core.state import ModelState, ReplicaState, RequestRecord, State, Step
+from repertory.domain.actions import Activate, Load
 from repertory.domain.decisions import Cause, Verdict
 from repertory.domain.events import (
     DrainAsked,
@@ -39,8 +40,8 @@ __all__ = [
 
 
 _STRIKES = 2
-"""Workers that die under one request while it alone is on trial: once may be somebody else's doing
-(the kernel, short of memory)."""
+"""Workers that die under one request while it is on trial, or under one model that comes up: once
+may be somebody else's doing (the kernel, short of memory)."""
 
 
 def take_worker_up(state: State, step: Step, event: WorkerUp) -> None:
@@ -66,6 +67,7 @@ def take_worker_lost(state: State, step: Step, event: WorkerLost) -> None:
     2. Whoever was on trial gets a strike; with the second it fails, and says how workers died.
     3. A model that cannot be served any more leaves nothing to wait for, nor does a file that was
        replaced: no other one can go on with its tokens.
+    4. A model that was being brought up at two deaths in a row is not brought up again.
     """
     if event.node_id not in state.nodes:
         return
@@ -73,6 +75,7 @@ def take_worker_lost(state: State, step: Step, event: WorkerLost) -> None:
         cancel_intent(state, step, name)
     for replica in [one for one in state.replicas.values() if one.node_id == event.node_id]:
         _give_back_running(state, step, replica, event)
+        _blame(state, step, replica, event)
         step.touched[replica.model] = None
         forget_replica(state, replica)
     state.trials.pop(event.node_id, None)
@@ -104,6 +107,17 @@ def _give_back_running(state: State, step: Step, replica: ReplicaState, event: W
         record.returns += 1
         record.is_suspect = True
     _fail_orphans(state, step, model, model.spec.digest)
+
+
+def _blame(state: State, step: Step, replica: ReplicaState, event: WorkerLost) -> None:
+    model = state.models[replica.model]
+    if not isinstance(replica.transition, (Load, Activate)) or model.fault is not None:
+        return
+    model.deaths += (event.message,)
+    if len(model.deaths) == _STRIKES:
+        why = f"bringing it up killed {_STRIKES} workers: {'; '.join(model.deaths)}"
+        model.fault, model.fault_kind, model.deaths = why, Fault.QUARANTINED, ()
+        fail_waiting(state, step, model, f"{model.spec.name}: {why}", Fault.QUARANTINED)
 
 
 def _fail_orphans(state: State, step: Step, model: ModelState, digest: str) -> None:

@@ -154,7 +154,7 @@ def _after_activate(landing: _Landing) -> None:
     replica.phase = Phase.OPEN
     replica.opened_at_ns = replica.idle_since_ns = landing.step.at_ns
     model.is_wanted = False
-    model.failures = 0
+    model.failures, model.deaths = 0, ()
 
 
 def _after_resize(landing: _Landing) -> None:

@@ -145,6 +145,8 @@ class ModelState:
     fault_kind: Fault = Fault.ENGINE
     """While there is a fault: what failed."""
     failures: int = 0
+    deaths: tuple[str, ...] = ()
+    """How workers died while it was being brought up, since that last succeeded."""
     not_before_ns: int = 0
     """After a failed load: no new try before."""
     switch_ns: int = 0

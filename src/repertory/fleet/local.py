@@ -38,10 +38,12 @@ class RestartPolicy:
     deaths: int = 5
     """More than so many within `window_s` open the breaker."""
     window_s: float = 60.0
-    """A worker that stays up so long has recovered: the next pause is the first one again."""
+    recovered_s: float = 5.0
+    """A worker that was up so long did its work (it starts in one second, and generations go on):
+    whatever ends it then, the next pause is the first one again."""
     breaker_s: float = 60.0
-    """How long an open breaker keeps the worker down.  Then one more try: if that dies within the
-    window too, the breaker opens again."""
+    """How long an open breaker keeps the worker down.  Then one more try: if that does not recover
+    either, the breaker opens again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,12 @@ class Backoff:
     def died(self, started_s: float, died_s: float) -> float:
         """The pause before the next start."""
         policy = self._policy
-        has_recovered = died_s - started_s >= policy.window_s
+        has_recovered = died_s - started_s >= policy.recovered_s
         was_probing = self.is_open and not has_recovered
-        self._in_a_row = 1 if has_recovered else self._in_a_row + 1
+        if has_recovered:
+            self._in_a_row = 0
+            self._recent_s.clear()
+        self._in_a_row += 1
         self._recent_s.append(died_s)
         crowded = (
             len(self._recent_s) > policy.deaths and died_s - self._recent_s[0] <= policy.window_s
