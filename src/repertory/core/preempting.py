@@ -80,7 +80,8 @@ def _weigh(state: State, step: Step, claimant: ModelState, replica: ReplicaState
     weight = aged_weight(claimant.queued_weight, waited_s, state.settings.max_wait_s)
     back_s = replica.activate_s + replica.reload_s
     stakes = [_stake(state, step, replica, one) for one in replica.running.values()]
-    there_s, work_s = claimant.switch_ns / 1e9, claimant.queued_ns / 1e9
+    # All that waits may go before what is stopped: where there is much of it, stopping shuffles.
+    there_s, work_s = claimant.switch_ns / 1e9, state.queued_ns / 1e9 / len(state.devices)
     return worth_stopping(weight, stakes, there_s, work_s, back_s)
 
 
@@ -96,8 +97,11 @@ def _stake(state: State, step: Step, replica: ReplicaState, record: RequestRecor
         prompt_s + usual * token_s, prompt_s + request.max_tokens * token_s, elapsed_s
     )
     made = round(max(0.0, elapsed_s - prompt_s) / token_s) if token_s > 0.0 else 0
-    resumed = request.prompt_tokens + min(made, request.max_tokens)
-    resume_s = costs.work_s(spec, form, resumed, 0)
+    made = min(made, request.max_tokens)
+    if state.node_of(replica).capabilities.exact_resume:  # token by token, as they were made
+        resume_s = prompt_s + made * token_s
+    else:
+        resume_s = costs.work_s(spec, form, request.prompt_tokens + made, 0)
     return Stake(request.id, _weight(record), left_s, resume_s)
 
 
