@@ -8,7 +8,7 @@ CODE := $(wildcard src tests demo bench tools)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test bench-core bench-stream bench-serve fuzz peers docs lock clean
+.PHONY: help setup demo test bench-core bench-stream bench-serve bench-costs fuzz peers docs lock clean
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,9 @@ bench-serve: peers  ## Beside llama-server: throughput, first tokens, swaps, mix
 
 fuzz: setup  ## Generated requests and damaged files against a real server (some 10 minutes)
 	$(BIN)/python -m bench.fuzz
+
+bench-costs: peers  ## Preemption beside llama-server, and 500 streams while the worker is killed
+	$(BIN)/python -m bench.costs
 
 peers: setup  ## Build llama-server, the peer of bench-serve, from our engine's source
 	@bash bench/peers.sh
