@@ -1,14 +1,13 @@
 # `make help` lists the targets.  Everything is built in .venv and build/.
 
 PYTHON ?= python3
-UV ?= uv
 BIN := .venv/bin
 READY := .venv/.ready
 CODE := $(wildcard src tests demo bench tools)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test bench-core bench-stream bench-serve bench-costs fuzz peers docs lock clean
+.PHONY: help setup demo test bench-core bench-stream bench-serve bench-costs fuzz peers docs clean
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -47,10 +46,6 @@ docs: setup  ## Write the generated pages of docs/ from the tables in the code
 	$(BIN)/python -m repertory.reports.diagrams
 	$(BIN)/python -m repertory.gateway.pages
 	$(BIN)/python -m repertory.gateway.asking.api_page
-
-lock:  ## Write requirements.lock anew from pyproject.toml (needs uv)
-	$(UV) pip compile --quiet --universal --python-version 3.11 --no-header --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --extra dev pyproject.toml -o requirements.lock
 
 clean:  ## Remove what was built and cached, but not .venv
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
