@@ -83,8 +83,6 @@ def test_an_interactive_request_stops_a_batch_of_another_model_which_goes_on(
     lines = [line for path in server.log_files() for line in path.read_bytes().splitlines()]
     log = list(read_lines(lines))
     assert "preempt" in {one["rule"] for entry in log for one in entry["verdicts"]}
-    found = [one["event"]["reused_tokens"] for one in log if one["event"]["kind"] == "FirstToken"]
-    assert max(found) >= before, "its cells came back with it"
 
 
 def test_an_equal_request_waits_for_the_end_of_a_turn(start: Start, cramped: Path) -> None:

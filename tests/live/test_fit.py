@@ -114,12 +114,12 @@ def test_a_model_that_the_pinned_ones_leave_no_room_for_is_warned_of() -> None:
 @pytest.mark.parametrize(
     ("asked", "devices", "expected"),
     [
-        (None, None, 256 * MIB),
+        (None, None, 192 * MIB),
         (0, None, 0),
         (MIB, None, MIB),
         (None, (DeviceChoice("cpu0", 8 * GIB, (0, 1)),), 0),
-        (None, (DeviceChoice("cpu0", None, (0, 1)),), 256 * MIB),
-        (None, (DeviceChoice("gpu0", 8 * GIB, ()),), 256 * MIB),
+        (None, (DeviceChoice("cpu0", None, (0, 1)),), 192 * MIB),
+        (None, (DeviceChoice("gpu0", 8 * GIB, ()),), 192 * MIB),
     ],
 )
 def test_a_little_is_kept_for_saved_states_unless_devices_have_it_all(
@@ -127,3 +127,8 @@ def test_a_little_is_kept_for_saved_states_unless_devices_have_it_all(
 ) -> None:
     config = replace(CONFIG, memory_bytes=8 * GIB, host_memory_bytes=asked, devices=devices)
     assert config.saved_kv_bytes == expected
+
+
+def test_where_memory_is_short_models_have_all_of_it() -> None:
+    assert replace(CONFIG, memory_bytes=2 * GIB).saved_kv_bytes == 0
+    assert replace(CONFIG, memory_bytes=GIB).saved_kv_bytes == 0

@@ -20,7 +20,7 @@ from repertory.config.kinds import (
 )
 from repertory.domain.requests import PRIORITIES
 from repertory.domain.settings import Favour
-from repertory.live.options import HOST_MEMORY_PARTS
+from repertory.live.options import HOST_MEMORY_BEYOND, HOST_MEMORY_PARTS
 
 __all__ = ["DEFAULT_HOST", "DEFAULT_PORT", "FILE"]
 
@@ -101,7 +101,8 @@ FILE = Mapping(
             "host_memory",
             Size(),
             "Of that, kept for the KV memory of generations and conversations that lost their "
-            f"slot. Default: 1/{HOST_MEMORY_PARTS}; nothing where 'devices' name their memory.",
+            f"slot. Default: 1/{HOST_MEMORY_PARTS} of what is beyond "
+            f"{HOST_MEMORY_BEYOND >> 30} GiB; nothing where 'devices' name their memory.",
         ),
         Key(
             "favour",
