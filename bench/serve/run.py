@@ -1,14 +1,17 @@
 """What all scenes of one run share: where files go, what is said, and what is kept."""
 
+import argparse
 import itertools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Run"]
+from bench.checks import Check, finish
+
+__all__ = ["Run", "Scenes", "main"]
 
 
 @dataclass
@@ -36,3 +39,24 @@ class Run:
 
     def log(self) -> Path:
         return self.root / "state" / f"{self._stamp}-{next(self._numbers)}.log"
+
+
+Scenes = Mapping[str, Callable[[Run], list[Check]]]
+
+
+def main(program: str, about: str, scenes: Scenes) -> int:
+    """All scenes, or those named; the exit code, 1 if a bar is missed."""
+    name = program.rpartition(".")[2]
+    options = argparse.ArgumentParser(prog=program, description=about.partition("\n")[0])
+    options.add_argument("--out", type=Path, default=Path(f"build/bench/{name}.json"))
+    options.add_argument("--peers", type=Path, default=Path("build/peers"))
+    options.add_argument(
+        "--only", action="append", choices=list(scenes), help="a part, while working on it"
+    )
+    chosen = options.parse_args()
+    found = sorted(chosen.peers.glob("llama-server-*/bin/llama-server"))
+    if not found:
+        sys.exit(f"no llama-server in {chosen.peers}: run `make peers`")
+    run = Run(chosen.out.parent / "serve", found[-1])
+    checks = [one for name in chosen.only or scenes for one in scenes[name](run)]
+    return finish(chosen.out, checks, run.raw)

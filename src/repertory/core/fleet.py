@@ -6,8 +6,8 @@ from repertory.core.ledger import Ledger
 from repertory.core.moving import Reason, drop_claim, forget_replica
 from repertory.core.offers import empty_rooms, roomiest_bytes
 from repertory.core.placing import cancel_intent, release_replica
-from repertory.core.serving import reopen, requeue, settle
-from repertory.core.state import ModelState, ReplicaState, RequestRecord, State, Step
+from repertory.core.serving import lose, reopen, requeue, settle
+from repertory.core.state import ModelState, ReplicaState, State, Step
 from repertory.domain.actions import Activate, Load
 from repertory.domain.decisions import Cause, Verdict
 from repertory.domain.events import (
@@ -97,9 +97,9 @@ def _give_back_running(state: State, step: Step, replica: ReplicaState, event: W
         if state.trials.get(event.node_id) == record.request.id:
             record.strikes += (message,)
         if len(record.strikes) == _STRIKES:
-            _fail(state, step, record, f"it killed {_STRIKES} workers: {'; '.join(record.strikes)}")
+            lose(state, step, record, f"it killed {_STRIKES} workers: {'; '.join(record.strikes)}")
         elif model.is_removed or model.fault is not None:
-            _fail(state, step, record, f"the worker died under this request: {message}")
+            lose(state, step, record, f"the worker died under this request: {message}")
     returned = list(replica.running.values())
     replica.running, replica.running_ns = {}, 0
     requeue(state, step, model, returned)
@@ -125,12 +125,7 @@ def _fail_orphans(state: State, step: Step, model: ModelState, digest: str) -> N
     for record in list(model.queue.values()):
         if record.made_by not in (None, digest):
             why = f"the worker died under this request, and the file of {model.spec.name} changed"
-            _fail(state, step, record, why)
-
-
-def _fail(state: State, step: Step, record: RequestRecord, why: str) -> None:
-    outcome = Outcome(record.request.id, OutcomeKind.FAILED, why, None, 503, Fault.WORKER_GONE)
-    settle(state, step, record, outcome)
+            lose(state, step, record, why)
 
 
 def take_model_added(state: State, step: Step, event: ModelAdded) -> None:

@@ -1,12 +1,11 @@
 """Running work that makes way: who is stopped for whom, and when it comes back."""
 
-from repertory.core.serving import leave_replica, requeue, settle
+from repertory.core.serving import leave_replica, lose, requeue
 from repertory.core.state import ModelState, ReplicaState, RequestRecord, State, Step
 from repertory.domain.actions import Preempt
 from repertory.domain.decisions import Cause, Option, Verdict
 from repertory.domain.events import Preempted
 from repertory.domain.ladder import Phase, RequestState, Rung
-from repertory.domain.requests import Fault, Outcome, OutcomeKind
 from repertory.policy.objective import aged_weight
 from repertory.policy.preempt import (
     Stake,
@@ -67,9 +66,7 @@ def take_preempted(state: State, step: Step, event: Preempted) -> None:
         )
     ):
         why = f"{model.spec.name} was removed or replaced while this request was preempted"
-        fault = Fault.WORKER_GONE
-        outcome = Outcome(record.request.id, OutcomeKind.FAILED, why, None, 503, fault)
-        settle(state, step, record, outcome)
+        lose(state, step, record, why)
 
 
 def _weigh(state: State, step: Step, claimant: ModelState, replica: ReplicaState) -> Stop | None:

@@ -7,7 +7,7 @@ from repertory.core.state import ModelState, ReplicaState, RequestRecord, State,
 from repertory.domain.actions import Dispatch, Settle, WakeAt
 from repertory.domain.decisions import Cause, Verdict
 from repertory.domain.ladder import Phase, RequestState, RequestStep, Rung
-from repertory.domain.requests import Outcome
+from repertory.domain.requests import Fault, Outcome, OutcomeKind
 from repertory.domain.specs import KvShape
 from repertory.perf.bytes import kv_bytes, shape_for
 from repertory.policy.batching import HandoverLimits, handover_at_ns
@@ -20,6 +20,7 @@ __all__ = [
     "end_trial",
     "enqueue",
     "leave_replica",
+    "lose",
     "reopen",
     "requeue",
     "serve",
@@ -199,6 +200,12 @@ def settle(state: State, step: Step, record: RequestRecord, outcome: Outcome) ->
     end_trial(state, step, record)
     del state.requests[record.request.id]
     step.actions.append(Settle(outcome))
+
+
+def lose(state: State, step: Step, record: RequestRecord, why: str) -> None:
+    """It had a worker, and cannot go on."""
+    outcome = Outcome(record.request.id, OutcomeKind.FAILED, why, None, 503, Fault.WORKER_GONE)
+    settle(state, step, record, outcome)
 
 
 def wake_at(state: State, step: Step, at_ns: int, name: str) -> None:
