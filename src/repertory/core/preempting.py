@@ -56,15 +56,8 @@ def take_preempted(state: State, step: Step, event: Preempted) -> None:
         record.made_by = replica.spec.digest
     leave_replica(state, step, record)
     requeue(state, step, model, [record])
-    if (
-        model.is_removed
-        or model.fault is not None
-        or record.made_by
-        not in (
-            None,
-            model.spec.digest,
-        )
-    ):
+    is_of_another_file = record.made_by not in (None, model.spec.digest)
+    if model.is_removed or model.fault is not None or is_of_another_file:
         why = f"{model.spec.name} was removed or replaced while this request was preempted"
         lose(state, step, record, why)
 

@@ -5,7 +5,8 @@
 
 `w_r` is the request's own weight, grown by waiting (aging): after `max_wait_s` it counts double,
 and from then on its model is next on some feasible device whatever else (`in_order`).
-Stalls of running streams and missed deadlines join the sum with preemption and deadlines.
+Stalls of running streams are weighed where they are caused (`policy.preempt`); missed deadlines
+join the sum with deadlines.
 """
 
 import math
