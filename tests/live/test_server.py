@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from repertory.core.controller import Controller
+from repertory.core.costbook import ProfileSource
 from repertory.domain.decisions import Decision
 from repertory.domain.errors import ContextExceeded, Overloaded, UnknownModel
 from repertory.domain.events import Wish
 from repertory.domain.requests import FinishReason
 from repertory.domain.settings import Settings
-from repertory.domain.specs import DeviceSpec, ModelSpec
+from repertory.domain.specs import DeviceSpec
 from repertory.engines.contract import Sampling
 from repertory.engines.fake import FakeEngine, llama_like
 from repertory.engines.gguf.make import make_model
@@ -23,7 +24,7 @@ from repertory.live.facade import GenerationOptions, Piece
 from repertory.live.generation import RunningAnswer
 from repertory.live.options import ModelChoice
 from repertory.live.server import Server
-from repertory.perf.profiles import Profile, prior_profile
+from repertory.perf.profiles import prior_profile
 from repertory.testing.clock import VirtualLoop, run_virtual
 from worlds import GIB, MIB
 
@@ -39,7 +40,7 @@ class Bench:
         loop: VirtualLoop,
         catalogue: Catalogue,
         settings: Settings,
-        profile: Callable[[ModelSpec], Profile] = prior_profile,
+        profile: ProfileSource = prior_profile,
     ) -> None:
         self.profile = profile
         self.decisions: list[Decision] = []
@@ -87,7 +88,7 @@ def play(
     catalogue: Catalogue,
     scene: Callable[[Bench], Awaitable[None]],
     settings: Settings | None = None,
-    profile: Callable[[ModelSpec], Profile] = prior_profile,
+    profile: ProfileSource = prior_profile,
 ) -> Bench:
     """Run a scene on a server with a worker; all invariants hold at its end."""
     fresh = Catalogue(catalogue._choices, ())

@@ -52,6 +52,7 @@ def take_worker_up(state: State, step: Step, event: WorkerUp) -> None:
     for device in node.devices:
         assert device.id not in state.devices, f"two devices are called {device.id}"
         state.devices[device.id] = Ledger(device.id, device.memory_bytes)
+        state.costs.add_device(device)
     state.hosts[node.id] = Ledger(f"{node.id}/host", node.host_memory_bytes)
     for model in state.models.values():
         model.is_wanted = model.is_wanted or model.is_pinned

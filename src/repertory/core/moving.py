@@ -76,7 +76,7 @@ def begin_load(
         ledger.reserve(replica.id, Charge.WEIGHTS, resting)
         ledger.reserve(replica.id, Charge.PEAK, peak)
     reserve_serving(state, replica)
-    prediction = state.costs.load(model.spec, replica.placement.form, replica.rung)
+    prediction = state.costs.load(model.spec, replica.placement, replica.rung)
     action = Load(
         state.next_action_id(),
         replica.id,
@@ -104,7 +104,7 @@ def reserve_serving(state: State, replica: ReplicaState) -> None:
 def begin_activate(state: State, step: Step, replica: ReplicaState, reason: Reason) -> None:
     """`DEVICE` to `SERVING`; the memory for `replica.kv` is reserved already."""
     assert replica.kv is not None
-    prediction = state.costs.activate(replica.spec, replica.kv)
+    prediction = state.costs.activate(replica.spec, replica.placement, replica.kv)
     kv = kv_bytes(replica.spec, replica.kv)
     buffers = buffer_bytes(state.models[replica.model])
     action = Activate(
@@ -121,7 +121,7 @@ def begin_resize(state: State, step: Step, replica: ReplicaState, kv: KvShape, w
     for ledger in state.ledgers_of(replica):
         ledger.reserve(replica.id, Charge.PEAK, kv_bytes(spec, kv))
     moved = sum(record.request.prompt_tokens for record in replica.running.values())
-    prediction = state.costs.resize(spec, kv, moved)
+    prediction = state.costs.resize(spec, replica.placement, kv, moved)
     action = Resize(state.next_action_id(), replica.id, replica.model, replica.node_id, kv)
     size = kv_bytes(spec, kv) * len(replica.placement.devices)
     _begin(step, replica, action, Intention("resize", Reason(Cause.DEMAND, why), prediction, size))
@@ -138,7 +138,7 @@ def begin_release(state: State, step: Step, replica: ReplicaState, why: str) -> 
         host.reserve(replica.id, Charge.WEIGHTS, spec.weights_bytes)
     freed = sum(ledger.held_by(replica.id) for ledger in state.ledgers_of(replica))
     action = _DOWN[edge](state.next_action_id(), replica.id, replica.model, replica.node_id)
-    prediction = state.costs.free(spec, edge)
+    prediction = state.costs.free(spec, replica.placement, edge)
     _begin(
         step,
         replica,

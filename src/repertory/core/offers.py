@@ -32,9 +32,6 @@ __all__ = [
 
 USUAL_CELLS = 2048
 """Slot length of a replica that is brought up before anybody asks."""
-_ACCELERATOR_PACE = 0.1
-"""Seconds on an accelerator to seconds on cores: a prior that no measurement replaces, since costs
-are not kept per device.  The asymmetric pair of facts.md stands at 3.4 to 10, real cards above."""
 _LOOK_AHEAD = 64
 """How far into the queue lengths are looked at: bounds the work per event."""
 
@@ -114,7 +111,9 @@ def offers(
                 evictions = _evictions(state, need, victims)
                 if evictions is None:
                     continue
-                more_s = state.costs.activate_s(model.spec, kv) + _release_s(state, evictions)
+                more_s = state.costs.activate_s(model.spec, site.placement, kv) + _release_s(
+                    state, evictions
+                )
                 harm_s = bare_s + weight * more_s + sum(one.loss_s for one in evictions)
                 least_s, found = min(least_s, harm_s), True
                 yield Offer(site, kv, need, evictions, load_s + more_s, harm_s)
@@ -296,7 +295,7 @@ def _work_s(state: State, step: Step, model: ModelState, site: Site) -> float:
     1. Repacked weights load slower and compute faster (worker.md, Memory): counting the work
        beside the switch lets the least harm choose.
     2. A device that others keep busy is shared: each second of work takes as many as there are
-       replicas with work.  An accelerator computes faster than cores.
+       replicas with work.
     3. What comes up before anybody asks, for an operator or by a forecast, comes up for somebody:
        one request, at least.
     Where there is nothing to choose between, the sum is spared.
@@ -309,15 +308,14 @@ def _work_s(state: State, step: Step, model: ModelState, site: Site) -> float:
     head, prompt, output = model.oldest, 0, model.output.median_tokens
     if head is not None:
         prompt, output = head.request.prompt_tokens, min(output, head.request.max_tokens)
-    work_s = requests * state.costs.work_s(spec, site.placement.form, prompt, output)
+    work_s = requests * state.costs.work_s(spec, site.placement, prompt, output)
     devices = set(site.placement.devices)
-    is_fast = any(one.backend != "cpu" for one in site.node.devices if one.id in devices)
     sharing = sum(
         1
         for one in state.on_devices.values()
         if one.running and one.model != spec.name and not devices.isdisjoint(one.placement.devices)
     )
-    return work_s * (1 + sharing) * (_ACCELERATOR_PACE if is_fast else 1.0)
+    return work_s * (1 + sharing)
 
 
 def _ahead(model: ModelState) -> list[int]:
@@ -400,16 +398,16 @@ def _evictions(
 def _load_s(state: State, model: ModelState, site: Site) -> float:
     if site.rung is Rung.DEVICE:
         return 0.0
-    return state.costs.load_s(model.spec, site.placement.form, site.rung)
+    return state.costs.load_s(model.spec, site.placement, site.rung)
 
 
 def _release_s(state: State, evictions: tuple[Eviction, ...]) -> float:
     seconds = 0.0
     for one in evictions:
-        spec = state.replicas[one.replica_id].spec
-        seconds += state.costs.free(spec, Edge.DEACTIVATE).seconds
+        gone = state.replicas[one.replica_id]
+        seconds += state.costs.free(gone.spec, gone.placement, Edge.DEACTIVATE).seconds
         if one.release is not Release.KV:
-            seconds += state.costs.free(spec, Edge.UNLOAD).seconds
+            seconds += state.costs.free(gone.spec, gone.placement, Edge.UNLOAD).seconds
     return seconds
 
 
@@ -422,7 +420,7 @@ def _small_s(state: State, model: ModelState, site: Site, kv: KvShape, too_long:
         return 0.0
     queued_s = model.queued_ns / 1e9
     batch = min(kv.sequences, len(model.queue))
-    slower = state.costs.batch_factor(model.spec, site.placement.form, batch)
+    slower = state.costs.batch_factor(model.spec, site.placement, batch)
     return queued_s * slower + too_long * (queued_s + model.switch_ns / 1e9)
 
 

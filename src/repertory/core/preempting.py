@@ -10,12 +10,15 @@ from repertory.policy.objective import aged_weight
 from repertory.policy.preempt import (
     Stake,
     Stop,
-    expected_left_s,
+    expected_left,
     grown_weight,
     worth_stopping,
 )
 
 __all__ = ["press", "take_preempted"]
+
+_AHEAD_TOKENS = 128
+"""Steps grow with what is made: half of a usual answer is taken to be there."""
 
 
 def press(state: State, step: Step, claimant: ModelState) -> None:
@@ -52,6 +55,7 @@ def take_preempted(state: State, step: Step, event: Preempted) -> None:
     model = state.models[replica.model]
     record.is_stopping = False
     record.preemptions += 1
+    record.made_tokens = event.made_tokens
     if record.state is RequestState.DECODING:
         record.made_by = replica.spec.digest
     leave_replica(state, step, record)
@@ -76,22 +80,23 @@ def _weigh(state: State, step: Step, claimant: ModelState, replica: ReplicaState
 
 
 def _stake(state: State, step: Step, replica: ReplicaState, record: RequestRecord) -> Stake:
-    request, spec = record.request, replica.spec
-    form, costs = replica.placement.form, state.costs
-    model = state.models[replica.model]
+    """What a running generation would lose by being stopped: six features in a few sums.
+
+    How far it is, is told by the time that it has run: tokens do not pass through the brain.
+    """
+    request, spec, where, costs = record.request, replica.spec, replica.placement, state.costs
+    one_by_one = state.node_of(replica).capabilities.exact_resume
+    prompt, before, batch = request.prompt_tokens, record.made_tokens, len(replica.running)
+    company = sum(one.request.prompt_tokens + one.made_tokens for one in replica.running.values())
+    token_s = costs.step_s(spec, where, batch, company + batch * _AHEAD_TOKENS)
     elapsed_s = (step.at_ns - record.dispatched_ns) / 1e9
-    prompt_s = costs.work_s(spec, form, request.prompt_tokens, 0)
-    token_s = costs.step_s(spec, form, len(replica.running))
-    usual = min(model.output.median_tokens, request.max_tokens)
-    left_s = expected_left_s(
-        prompt_s + usual * token_s, prompt_s + request.max_tokens * token_s, elapsed_s
-    )
-    made = round(max(0.0, elapsed_s - prompt_s) / token_s) if token_s > 0.0 else 0
+    begun_s = costs.resume_s(spec, where, prompt, before, one_by_one=one_by_one)
+    made = before + max(0, round((elapsed_s - begun_s) / max(token_s, 1e-9)))
     made = min(made, request.max_tokens)
-    if state.node_of(replica).capabilities.exact_resume:  # token by token, as they were made
-        resume_s = prompt_s + made * token_s
-    else:
-        resume_s = costs.work_s(spec, form, request.prompt_tokens + made, 0)
+    usual = state.models[replica.model].output.beyond(made)
+    left_s = expected_left(usual, request.max_tokens, made) * token_s
+    left_s += max(0.0, begun_s - elapsed_s)
+    resume_s = costs.resume_s(spec, where, prompt, made, one_by_one=one_by_one)
     return Stake(request.id, _weight(record), left_s, resume_s)
 
 

@@ -38,6 +38,8 @@ class RequestRecord:
     preemptions: int = 0
     returns: int = 0
     """How many workers died under it."""
+    made_tokens: int = 0
+    """Before it was preempted last."""
     made_by: str | None = None
     """Digest of the file that made its tokens, if it is to go on after some."""
     is_suspect: bool = False

@@ -92,6 +92,8 @@ class Preempted:
 
     at_ns: int
     request_id: str
+    made_tokens: int = 0
+    """All that it has made so far; it goes on after them."""
 
 
 @dataclass(frozen=True, slots=True)

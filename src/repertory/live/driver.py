@@ -302,7 +302,8 @@ class Driver:
     def _hear(self, step: TokenStep) -> None:
         now_ns = self.now_ns()
         if step.is_preempted:
-            self.post(Preempted(now_ns, step.generation_id))
+            made = self._owner.emitted_tokens(step.generation_id)
+            self.post(Preempted(now_ns, step.generation_id, made))
             return
         self._owner.tokens(step)
         if step.error is not None:

@@ -169,7 +169,7 @@ class Simulation:
         if name in node.generations:
             self._made[name] = self._made.get(name, 0) + node.produced(name)
             node.cancel(self.now_ns, name)
-            self._push(Preempted(self.now_ns, name))
+            self._push(Preempted(self.now_ns, name, self._made[name]))
 
     def _bury(self, lost: NodeModel) -> None:
         """What its generations have made by now is not made again."""
