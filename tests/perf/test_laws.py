@@ -8,17 +8,24 @@ from hypothesis import strategies as st
 
 from repertory.core.costbook import CostBook
 from repertory.domain.ladder import Rung
-from repertory.domain.specs import DeviceSpec, KvShape, Placement, WeightsForm
-from repertory.perf.costs import Estimated, Profiled
-from repertory.perf.fit import corrected_prior, factors, fit_law, fit_steps, profile_from
-from repertory.perf.profiles import Curve, Law, Profile, StepLaw, prior_profile, straight
-from repertory.perf.readings import (
+from repertory.domain.readings import (
     DeviceReadings,
     KvReading,
     LoadReading,
     OpenReading,
     StepReading,
 )
+from repertory.domain.specs import DeviceSpec, KvShape, Placement, WeightsForm
+from repertory.perf.costs import Estimated, Profiled
+from repertory.perf.fit import (
+    Measured,
+    corrected,
+    factors,
+    fit_law,
+    fit_steps,
+    profile_from,
+)
+from repertory.perf.profiles import Curve, Law, Profile, StepLaw, prior_profile, straight
 from worlds import GIB, MIB, model
 
 PLAIN = WeightsForm.PLAIN
@@ -277,33 +284,36 @@ def test_what_was_measured_of_one_model_says_more_of_another_than_a_prior_does()
     prior = prior_profile(known, CPU)
     read = read_all(slowed(prior, 3.0), known.weights_bytes, CPU)
     fitted = profile_from(prior, read, known.weights_bytes)
-    found = factors({"a": (known, CPU, fitted)})
-    guess, wanted = corrected_prior(other, CPU, found), slowed(prior_profile(other, CPU), 3.0)
+    found = factors([Measured(known, "cpu", prior, fitted)])
+    guess = corrected(prior_profile(other, CPU), "cpu", found)
+    wanted = slowed(prior_profile(other, CPU), 3.0)
     assert guess.load_s(PLAIN, Rung.HOST, GIB) == pytest.approx(
         wanted.load_s(PLAIN, Rung.HOST, GIB), rel=0.05
     )
     assert guess.decode_s(PLAIN, 4, 2048) == pytest.approx(wanted.decode_s(PLAIN, 4, 2048))
     assert guess.errors == {}, "it was never measured itself"
-    assert corrected_prior(other, CARD, found) == prior_profile(other, CARD), "another backend"
+    card = prior_profile(other, CARD)
+    assert corrected(card, "cuda", found) == card, "another backend"
 
 
-def test_a_cost_book_starts_from_a_profile_and_says_so_until_it_has_seen_for_itself() -> None:
+def test_a_cost_book_starts_from_readings_and_says_so_until_it_has_seen_for_itself() -> None:
     spec, other = model("a", 2 * GIB), model("b")
     prior = prior_profile(spec, CPU)
-    fitted = profile_from(
-        prior, read_all(slowed(prior, 3.0), spec.weights_bytes, CPU), spec.weights_bytes
-    )
-    costs = CostBook(lambda one, device: fitted if one is spec else prior_profile(one, device))
+    costs = CostBook()
+    for one in (spec, other):
+        costs.add(one)
     costs.add_device(CPU)
+    before = costs.load(other, HERE, Rung.HOST)
+    costs.add_readings(spec.digest, read_all(slowed(prior, 3.0), spec.weights_bytes, CPU))
     said = costs.load(spec, HERE, Rung.HOST)
     assert isinstance(said, Profiled)
     assert said.basis == "profile"
     assert said.seconds == pytest.approx(3.0 * prior.load_s(PLAIN, Rung.HOST, spec.weights_bytes))
+    unknown = costs.load(other, HERE, Rung.HOST)
+    assert unknown == Estimated(pytest.approx(3.0 * before.seconds)), "what was read of the first"
     costs.observe_load(spec, HERE, Rung.HOST, 2.0 * said.seconds)
     assert costs.load(spec, HERE, Rung.HOST).basis == "measured"
-    unknown = costs.load(other, HERE, Rung.HOST)
-    law_s = prior_profile(other, CPU).load_s(PLAIN, Rung.HOST, other.weights_bytes)
-    assert unknown == Estimated(pytest.approx(law_s)), (
+    assert costs.load(other, HERE, Rung.HOST) == unknown, (
         "how a model stands to its own readings says nothing of another's prior"
     )
 

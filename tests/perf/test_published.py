@@ -3,12 +3,12 @@
 import pytest
 
 from repertory.domain.ladder import Rung
+from repertory.domain.readings import DeviceReadings, KvReading, LoadReading
 from repertory.domain.specs import DeviceSpec, WeightsForm
 from repertory.engines.gguf.facts import describe_headers
 from repertory.engines.gguf.header import Header, Tensor
 from repertory.perf.fit import fit_law, profile_from
 from repertory.perf.profiles import Law, prior_profile
-from repertory.perf.readings import DeviceReadings, KvReading, LoadReading
 from repertory.policy.preempt import Stake, worth_stopping
 from worlds import GIB, MIB, model
 
@@ -45,7 +45,9 @@ def test_kv_bytes_per_token_are_the_papers_to_the_byte(name: str) -> None:
         "qwen2.attention.head_count_kv": kv_heads,
         "qwen2.context_length": 8192,
     }
-    header = Header(values, {"tokenizer.ggml.tokens": 32}, (Tensor("t", "f32", (32,), 128),), 64, 192)
+    header = Header(
+        values, {"tokenizer.ggml.tokens": 32}, (Tensor("t", "f32", (32,), 128),), 64, 192
+    )
     facts = describe_headers(
         [header], "", batch_tokens=512, flash_attention=True, features=frozenset()
     )

@@ -1,11 +1,13 @@
 """The brain's knowledge of costs: a profile per model and device, corrected by real transitions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from repertory.domain.ladder import Edge, Rung
+from repertory.domain.readings import DeviceReadings
 from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, Placement, WeightsForm
 from repertory.perf.bytes import kv_bytes, share_there
 from repertory.perf.costs import Prediction, Ratio, learn, predict
+from repertory.perf.fit import Measured, corrected, factors, profile_from
 from repertory.perf.profiles import (
     ACTIVATE,
     DECODE_KEYS,
@@ -36,8 +38,13 @@ class CostBook:
     """
 
     def __init__(self, profile: ProfileSource = prior_profile) -> None:
-        self._source = profile
+        self._prior = profile
+        self._specs: dict[str, ModelSpec] = {}
         self._devices: dict[str, DeviceSpec] = {}
+        self._readings: dict[tuple[str, str], DeviceReadings] = {}
+        """By the digest of a file and the device."""
+        self._factors: dict[tuple[str, Key], float] | None = None
+        """How priors are corrected by what was read of other models; None: to be reckoned anew."""
         self._profiles: dict[tuple[str, str], Profile] = {}
         self._own: dict[tuple[str, str, Key], Ratio] = {}
         self._others: dict[tuple[str, Key], Ratio] = {}
@@ -47,15 +54,27 @@ class CostBook:
         """A worker brought it; what is known of an older one of that name holds on."""
         if self._devices.get(device.id) != device:
             self._devices[device.id] = device
-            for key in [key for key in self._profiles if key[1] == device.id]:
-                del self._profiles[key]
+            self._reckon_anew()
 
     def add(self, spec: ModelSpec) -> None:
         """A model, or a new spec for it."""
+        self._specs[spec.name] = spec
         for key in [key for key in self._profiles if key[0] == spec.name]:
             del self._profiles[key]
+        if any(digest == spec.digest for digest, _ in self._readings):
+            self._reckon_anew()
+
+    def add_readings(self, digest: str, read: DeviceReadings) -> None:
+        """What was measured of the file with that digest; what was learned since then holds on."""
+        self._readings[digest, read.device] = read
+        self._reckon_anew()
+
+    def _reckon_anew(self) -> None:
+        self._profiles.clear()
+        self._factors = None
 
     def forget(self, model: str) -> None:
+        self._specs.pop(model, None)
         for known in [key for key in self._profiles if key[0] == model]:
             del self._profiles[known]
         for learned in [key for key in self._own if key[0] == model]:
@@ -192,9 +211,29 @@ class CostBook:
         key = (spec.name, device)
         known = self._profiles.get(key)
         if known is None:
-            known = self._source(spec, self._devices.get(device, _NOWHERE))
-            self._profiles[key] = known
+            known = self._profiles[key] = self._profile_at(spec, device)
         return known
+
+    def _profile_at(self, spec: ModelSpec, device: str) -> Profile:
+        """By its own readings, or else by a prior that those of others correct."""
+        there = self._devices.get(device, _NOWHERE)
+        prior = self._prior(spec, there)
+        read = self._readings.get((spec.digest, device))
+        if read is not None:
+            return profile_from(prior, read, spec.weights_bytes)
+        if self._factors is None:
+            self._factors = factors(self._measured())
+        return corrected(prior, there.backend, self._factors) if self._factors else prior
+
+    def _measured(self) -> Iterator[Measured]:
+        for name in sorted(self._specs):
+            spec = self._specs[name]
+            for device, there in sorted(self._devices.items()):
+                read = self._readings.get((spec.digest, device))
+                if read is not None:
+                    prior = self._prior(spec, there)
+                    fitted = profile_from(prior, read, spec.weights_bytes)
+                    yield Measured(spec, there.backend, prior, fitted)
 
     def _loads(self, spec: ModelSpec, where: Placement, source: Rung) -> float:
         share = share_there(spec, where.layers)

@@ -11,6 +11,7 @@ from typing import Any
 
 from repertory.domain.ladder import Rung
 from repertory.domain.plans import Plan
+from repertory.domain.readings import DeviceReadings
 from repertory.domain.requests import Fault, FinishReason, Request
 from repertory.domain.settings import Settings
 from repertory.domain.specs import ModelSpec, NodeSpec
@@ -26,6 +27,7 @@ __all__ = [
     "GenerationFailed",
     "Measured",
     "ModelAdded",
+    "ModelProfiled",
     "ModelRemoved",
     "OperatorAsked",
     "PlanReady",
@@ -162,6 +164,15 @@ class ModelRemoved:
     model: str
 
 
+@dataclass(frozen=True, slots=True)
+class ModelProfiled:
+    """What was measured of a model's file on a device, before it was ever served there."""
+
+    at_ns: int
+    digest: str
+    readings: DeviceReadings
+
+
 class Wish(Enum):
     """What an operator can ask for."""
 
@@ -229,6 +240,7 @@ Event = (
     | TransitionFailed
     | WorkerUp
     | WorkerLost
+    | ModelProfiled
     | ModelAdded
     | ModelRemoved
     | SettingsChanged
@@ -249,6 +261,7 @@ EVENT_KINDS: tuple[type[Event], ...] = (
     TransitionFailed,
     WorkerUp,
     WorkerLost,
+    ModelProfiled,
     ModelAdded,
     ModelRemoved,
     SettingsChanged,
@@ -270,6 +283,7 @@ _SUBJECT: dict[type[Event], Callable[[Any], str]] = {  # Any: each takes its own
     TransitionFailed: lambda event: f"{event.replica_id}#{event.action_id:012d}",
     WorkerUp: lambda event: event.node.id,
     WorkerLost: lambda event: event.node_id,
+    ModelProfiled: lambda event: f"{event.digest}/{event.readings.device}",
     ModelAdded: lambda event: event.spec.name,
     ModelRemoved: lambda event: event.model,
     SettingsChanged: lambda _: "",

@@ -5,13 +5,14 @@ how far it is off at its own readings, or how far repeats lay apart, whichever i
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
 
 from repertory.domain.ladder import Rung
-from repertory.domain.specs import DeviceSpec, ModelSpec, WeightsForm
+from repertory.domain.readings import DeviceReadings, StepReading, spread, typical_s
+from repertory.domain.specs import ModelSpec, WeightsForm
 from repertory.perf.profiles import (
     ACTIVATE,
     DECODE_KEYS,
@@ -23,11 +24,9 @@ from repertory.perf.profiles import (
     Law,
     Profile,
     StepLaw,
-    prior_profile,
 )
-from repertory.perf.readings import DeviceReadings, StepReading, spread, typical_s
 
-__all__ = ["corrected_prior", "factors", "fit_law", "fit_steps", "profile_from"]
+__all__ = ["Measured", "corrected", "factors", "fit_law", "fit_steps", "profile_from"]
 
 _LONG_PROMPT_TOKENS = 128
 """From here on a prompt is computed in full chunks, and its base is a straight line."""
@@ -255,33 +254,35 @@ def _bare_s(law: StepLaw, one: StepReading) -> float:
     return law.prefill_s(one.tokens, one.context_tokens)
 
 
-def factors(
-    fitted: Mapping[str, tuple[ModelSpec, DeviceSpec, Profile]],
-) -> dict[tuple[str, Key], float]:
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A model that was read on a device: what was taken for granted of it, and what it is."""
+
+    spec: ModelSpec
+    backend: str
+    prior: Profile
+    fitted: Profile
+
+
+def factors(measured: Iterable[Measured]) -> dict[tuple[str, Key], float]:
     """How laws that were read stand to their priors, by backend and key: the median over models.
 
-    What was measured of some models says of this machine more than a prior does.
+    What was measured of some models says more of the others on this machine than a prior does.
     """
     found: dict[tuple[str, Key], list[float]] = {}
-    for name in sorted(fitted):
-        spec, device, profile = fitted[name]
-        prior = prior_profile(spec, device)
-        for key in sorted(profile.errors):
-            read_s, prior_s = _at(profile, spec, key), _at(prior, spec, key)
+    for one in measured:
+        for key in sorted(one.fitted.errors):
+            read_s, prior_s = _at(one.fitted, one.spec, key), _at(one.prior, one.spec, key)
             if read_s is not None and prior_s:
-                ratio = read_s / prior_s
-                found.setdefault((device.backend, key), []).append(ratio)
+                found.setdefault((one.backend, key), []).append(read_s / prior_s)
     return {key: median(ratios) for key, ratios in found.items()}
 
 
-def corrected_prior(
-    spec: ModelSpec, device: DeviceSpec, known: Mapping[tuple[str, Key], float]
-) -> Profile:
+def corrected(prior: Profile, backend: str, known: Mapping[tuple[str, Key], float]) -> Profile:
     """The prior of a model that was never measured, on a machine where others were."""
-    prior = prior_profile(spec, device)
 
     def by(key: Key) -> float:
-        return known.get((device.backend, key), 1.0)
+        return known.get((backend, key), 1.0)
 
     return replace(
         prior,
