@@ -3,10 +3,11 @@
 import sys
 
 from bench.costs.behind import behind
+from bench.costs.dear import dear
 from bench.costs.storm import storm
 from bench.serve.run import Scenes, main
 
-SCENES: Scenes = {"behind": behind, "storm": storm}
+SCENES: Scenes = {"behind": behind, "dear": dear, "storm": storm}
 
 if __name__ == "__main__":
     sys.exit(main("bench.costs", __doc__ or "", SCENES))
