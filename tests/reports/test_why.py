@@ -27,7 +27,8 @@ from repertory.domain.requests import FinishReason, Outcome, OutcomeKind, Reques
 from repertory.domain.settings import Settings
 from repertory.domain.specs import KvShape, ModelSpec, Placement
 from repertory.reports.figures import bytes_text, change_text, seconds_text
-from repertory.reports.why import Entry, Milestone, explain, near_subjects, render
+from repertory.reports.story import Entry, Milestone, render
+from repertory.reports.why import explain, near_subjects
 
 SECOND = 10**9
 MIB = 2**20
