@@ -145,22 +145,25 @@ class Play:
         self.arrive(Request(name, model, prompt, output, weight))
         return name
 
-    def preempted(self, request_id: str) -> None:
+    def preempted(self, request_id: str, made_tokens: int = 0) -> None:
         """Its slot is free."""
         self._leave(request_id)
-        self.send(Preempted(self.now_ns, request_id))
+        self.send(Preempted(self.now_ns, request_id, made_tokens))
 
-    def first_token(self, request_id: str) -> None:
+    def first_token(self, request_id: str, reused_tokens: int = 0) -> None:
         self.started.add(request_id)
-        self.send(FirstToken(self.now_ns, request_id))
+        self.send(FirstToken(self.now_ns, request_id, reused_tokens))
 
-    def finish(self, request_id: str) -> None:
+    def finish(self, request_id: str, prefill_ns: int = 10_000_000, reused_tokens: int = 0) -> None:
         if request_id not in self.started:
             self.first_token(request_id)
         self._leave(request_id)
         tokens = self.requests[request_id].max_tokens
         length = FinishReason.LENGTH
-        self.send(Finished(self.now_ns, request_id, length, tokens, 10_000_000, tokens * 5_000_000))
+        decode_ns = tokens * 5_000_000
+        self.send(
+            Finished(self.now_ns, request_id, length, tokens, prefill_ns, decode_ns, reused_tokens)
+        )
 
     def complete(self, action_id: int) -> None:
         """A transition ends well; its bytes are read back."""

@@ -1,5 +1,6 @@
 """Requests come, move on and end."""
 
+from repertory.core.comparing import compare_generation, compare_resume, take_up
 from repertory.core.landing import say_drift
 from repertory.core.serving import end_trial, enqueue, settle
 from repertory.core.state import ModelState, RequestRecord, State, Step
@@ -59,24 +60,26 @@ def take_first_token(state: State, step: Step, event: FirstToken) -> None:
     record = state.requests.get(event.request_id)
     if record is not None:
         if record.made_tokens:
-            _learn_resume(state, step, record)
+            _learn_resume(state, step, record, event.reused_tokens)
         record.walk(RequestStep.FIRST_TOKEN)
+        if state.pauses:
+            take_up(state, step, record)
         if record.is_suspect:
             end_trial(state, step, record)
 
 
-def _learn_resume(state: State, step: Step, record: RequestRecord) -> None:
+def _learn_resume(state: State, step: Step, record: RequestRecord, reused: int) -> None:
     """How long a stopped generation took to go on, whichever way its cells came back."""
     assert record.replica_id is not None
     replica = state.replicas[record.replica_id]
-    if replica.spec.digest == state.models[replica.model].spec.digest:
-        learned = state.costs.observe_resume(
-            replica.spec,
-            replica.placement,
-            (record.request.prompt_tokens, record.made_tokens),
-            (step.at_ns - record.dispatched_ns) / 1e9,
-            one_by_one=state.node_of(replica).capabilities.exact_resume,
-        )
+    spec, where, costs = replica.spec, replica.placement, state.costs
+    tokens = record.request.prompt_tokens, record.made_tokens
+    one_by_one = state.node_of(replica).capabilities.exact_resume
+    if spec.digest == state.models[replica.model].spec.digest:
+        predicted_s = costs.resume_s(spec, where, *tokens, one_by_one=one_by_one)
+        compare_resume(step, record, predicted_s, reused)
+        took_s = (step.at_ns - record.dispatched_ns) / 1e9
+        learned = costs.observe_resume(spec, where, tokens, took_s, one_by_one=one_by_one)
         say_drift(step, replica.model, "a resume", learned)
 
 
@@ -90,6 +93,7 @@ def take_finished(state: State, step: Step, event: Finished) -> None:
     model = state.models[record.request.model]
     replica = state.replicas[record.replica_id]
     if not record.returns and not record.preemptions:
+        compare_generation(state, step, record, replica, event)
         computed = record.request.prompt_tokens - event.reused_tokens
         learned = state.costs.observe_generation(
             model.spec,

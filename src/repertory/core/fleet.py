@@ -1,5 +1,6 @@
 """Workers and models come and go; operators wish."""
 
+from repertory.core.comparing import drop_pauses
 from repertory.core.demand import ArrivalRate, OutputLength
 from repertory.core.failures import fail_waiting
 from repertory.core.ledger import Ledger
@@ -72,6 +73,7 @@ def take_worker_lost(state: State, step: Step, event: WorkerLost) -> None:
     """
     if event.node_id not in state.nodes:
         return
+    drop_pauses(state, event.node_id)
     for name in [one.model for one in state.intents.values() if one.node_id == event.node_id]:
         cancel_intent(state, step, name)
     for replica in [one for one in state.replicas.values() if one.node_id == event.node_id]:

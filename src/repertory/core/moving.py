@@ -101,7 +101,13 @@ def reserve_serving(state: State, replica: ReplicaState) -> None:
         ledger.reserve(replica.id, Charge.BUFFERS, buffers)
 
 
-def begin_activate(state: State, step: Step, replica: ReplicaState, reason: Reason) -> None:
+def begin_activate(
+    state: State,
+    step: Step,
+    replica: ReplicaState,
+    reason: Reason,
+    options: tuple[Option, ...] = (),
+) -> None:
     """`DEVICE` to `SERVING`; the memory for `replica.kv` is reserved already."""
     assert replica.kv is not None
     prediction = state.costs.activate(replica.spec, replica.placement, replica.kv)
@@ -111,7 +117,7 @@ def begin_activate(state: State, step: Step, replica: ReplicaState, reason: Reas
         state.next_action_id(), replica.id, replica.model, replica.node_id, replica.kv
     )
     size = (kv + buffers) * len(replica.placement.devices)
-    _begin(step, replica, action, Intention("activate", reason, prediction, size))
+    _begin(step, replica, action, Intention("activate", reason, prediction, size, options))
 
 
 def begin_resize(state: State, step: Step, replica: ReplicaState, kv: KvShape, why: str) -> None:
@@ -127,7 +133,13 @@ def begin_resize(state: State, step: Step, replica: ReplicaState, kv: KvShape, w
     _begin(step, replica, action, Intention("resize", Reason(Cause.DEMAND, why), prediction, size))
 
 
-def begin_release(state: State, step: Step, replica: ReplicaState, why: str) -> None:
+def begin_release(
+    state: State,
+    step: Step,
+    replica: ReplicaState,
+    why: str,
+    options: tuple[Option, ...] = (),
+) -> None:
     """One edge down, towards `replica.leaving`, for `replica.leaving_for`.  Only idle ones go."""
     assert replica.is_idle, f"busy {replica.id} is being evicted"
     assert replica.leaving_for is not None
@@ -143,7 +155,7 @@ def begin_release(state: State, step: Step, replica: ReplicaState, why: str) -> 
         step,
         replica,
         action,
-        Intention("evict", Reason(replica.leaving_for, why), prediction, freed),
+        Intention("evict", Reason(replica.leaving_for, why), prediction, freed, options),
     )
 
 

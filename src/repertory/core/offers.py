@@ -7,12 +7,12 @@ from itertools import combinations, islice
 
 from repertory.core.moving import buffer_bytes, weights_bytes
 from repertory.core.state import ModelState, ReplicaState, State, Step
-from repertory.core.victims import Supply
+from repertory.core.victims import Supply, release_s
 from repertory.domain.decisions import Option
-from repertory.domain.ladder import Edge, Rung
+from repertory.domain.ladder import Rung
 from repertory.domain.specs import KvShape, ModelSpec, NodeSpec, Placement, WeightsForm
 from repertory.perf.bytes import kv_bytes, shape_for
-from repertory.policy.evict import Eviction, Release, Victim, choose_victims
+from repertory.policy.evict import Eviction, Victim, choose_victims
 from repertory.policy.objective import aged_weight
 
 __all__ = [
@@ -111,7 +111,7 @@ def offers(
                 evictions = _evictions(state, need, victims)
                 if evictions is None:
                     continue
-                more_s = state.costs.activate_s(model.spec, site.placement, kv) + _release_s(
+                more_s = state.costs.activate_s(model.spec, site.placement, kv) + release_s(
                     state, evictions
                 )
                 harm_s = bare_s + weight * more_s + sum(one.loss_s for one in evictions)
@@ -399,16 +399,6 @@ def _load_s(state: State, model: ModelState, site: Site) -> float:
     if site.rung is Rung.DEVICE:
         return 0.0
     return state.costs.load_s(model.spec, site.placement, site.rung)
-
-
-def _release_s(state: State, evictions: tuple[Eviction, ...]) -> float:
-    seconds = 0.0
-    for one in evictions:
-        gone = state.replicas[one.replica_id]
-        seconds += state.costs.free(gone.spec, gone.placement, Edge.DEACTIVATE).seconds
-        if one.release is not Release.KV:
-            seconds += state.costs.free(gone.spec, gone.placement, Edge.UNLOAD).seconds
-    return seconds
 
 
 def _small_s(state: State, model: ModelState, site: Site, kv: KvShape, too_long: float) -> float:

@@ -1,6 +1,7 @@
 """Running work that makes way: who is stopped for whom, and when it comes back."""
 
-from repertory.core.serving import leave_replica, lose, requeue
+from repertory.core.comparing import begin_pause
+from repertory.core.serving import leave_replica, lose, requeue, switch_basis
 from repertory.core.state import ModelState, ReplicaState, RequestRecord, State, Step
 from repertory.domain.actions import Preempt
 from repertory.domain.decisions import Cause, Option, Verdict
@@ -15,7 +16,7 @@ from repertory.policy.preempt import (
     worth_stopping,
 )
 
-__all__ = ["press", "take_preempted"]
+__all__ = ["considered", "press", "take_preempted"]
 
 _AHEAD_TOKENS = 128
 """Steps grow with what is made: half of a usual answer is taken to be there."""
@@ -43,7 +44,15 @@ def press(state: State, step: Step, claimant: ModelState) -> None:
             continue
         found = _weigh(state, step, claimant, replica)
         if found is not None and found.is_worth_it:
-            _stop(step, claimant, replica, found)
+            _stop(state, step, claimant, replica, found)
+
+
+def considered(
+    state: State, step: Step, claimant: ModelState, replica: ReplicaState
+) -> tuple[Option, ...]:
+    """For the record of a turn that is bounded: to wait for its work's end, or to stop it now."""
+    found = _weigh(state, step, claimant, replica)
+    return () if found is None else _options(found)[::-1]
 
 
 def take_preempted(state: State, step: Step, event: Preempted) -> None:
@@ -104,7 +113,17 @@ def _weight(record: RequestRecord) -> float:
     return grown_weight(record.request.weight, record.preemptions)
 
 
-def _stop(step: Step, claimant: ModelState, replica: ReplicaState, found: Stop) -> None:
+def _options(found: Stop) -> tuple[Option, Option]:
+    """Each with the harm of those who wait meanwhile."""
+    return (
+        Option("preempt", found.lost, found.penalty_s, 0),
+        Option("wait for their end", found.saved, found.drain_s, 0),
+    )
+
+
+def _stop(
+    state: State, step: Step, claimant: ModelState, replica: ReplicaState, found: Stop
+) -> None:
     """It admits nothing more, and gives its memory to the claimant when all have stopped."""
     replica.phase = Phase.DRAINING
     replica.handover_at_ns = min(replica.handover_at_ns, step.at_ns)
@@ -113,6 +132,8 @@ def _stop(step: Step, claimant: ModelState, replica: ReplicaState, found: Stop) 
         record.is_stopping = True
         step.actions.append(Preempt(record.request.id, replica.id, replica.node_id))
     name = claimant.spec.name
+    pause = begin_pause(state, step, name, replica)
+    pause.predicted_s, pause.basis = found.penalty_s, switch_basis(state, claimant, replica)
     step.verdicts.append(
         Verdict(
             rule="preempt",
@@ -122,12 +143,9 @@ def _stop(step: Step, claimant: ModelState, replica: ReplicaState, found: Stop) 
                 f"they would go on for {found.drain_s:.3g} s; a switch there and back takes "
                 f"{found.penalty_s:.3g} s"
             ),
-            options=(
-                Option("preempt", found.lost, found.penalty_s, 0),
-                Option("wait for their end", found.saved, found.drain_s, 0),
-            ),
+            options=_options(found),
             predicted_s=found.penalty_s,
-            basis="prior",
+            basis=pause.basis,
             cause=Cause.ROOM,
         )
     )
