@@ -66,6 +66,8 @@ class Finished:
     decode_ns: int
     reused_tokens: int = 0
     """Prompt tokens that a prefix cache spared."""
+    share_ns: int = 0
+    """Device time that was its own, since it was last dispatched: of a step of n, an n-th."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class Preempted:
 
     at_ns: int
     request_id: str
+    share_ns: int = 0
+    """As of `Finished`."""
 
 
 @dataclass(frozen=True, slots=True)

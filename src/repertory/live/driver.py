@@ -302,7 +302,7 @@ class Driver:
     def _hear(self, step: TokenStep) -> None:
         now_ns = self.now_ns()
         if step.is_preempted:
-            self.post(Preempted(now_ns, step.generation_id))
+            self.post(Preempted(now_ns, step.generation_id, step.share_ns))
             return
         self._owner.tokens(step)
         if step.error is not None:
@@ -322,5 +322,6 @@ class Driver:
                     step.prefill_ns,
                     step.decode_ns,
                     self._started.get(step.generation_id, 0),
+                    step.share_ns,
                 )
             )
