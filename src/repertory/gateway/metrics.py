@@ -90,6 +90,7 @@ class Metrics:
             *(moves.transitions, moves.failures, moves.seconds, moves.predicted_s),
             *(moves.measured_s, moves.time_ratio, moves.memory_ratio, moves.eviction_idle_s),
             *(moves.worker_losses, moves.worker_restarts, moves.preemptions, moves.resumes),
+            moves.deadlines,
         )
 
     def _gauges(self, status: ServiceStatus) -> dict[Family, _Values]:

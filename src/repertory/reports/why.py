@@ -133,6 +133,8 @@ class _Teller:
         self._moves: dict[int, Move] = {}
         self._models_of: dict[str, str] = {}
         self._is_waiting = False
+        self._deadline_ns: int | None = None
+        """Of the request, until its first token."""
         self._runs_on: str | None = None
         """A node; None while it waits."""
         self.story: Story | None = None
@@ -188,11 +190,16 @@ class _Teller:
                 f"arrived for {request['model']}: {request['prompt_tokens']} prompt tokens, "
                 f"at most {request['max_tokens']} to generate"
             )
+            self._deadline_ns = request.get("deadline_ns")
+            if self._deadline_ns is not None:
+                left_s = (self._deadline_ns - event["at_ns"]) / 1e9
+                text += f"; its first token is wanted within {left_s:.3g} s"
             story.parts.append(Milestone(step, at_s, text))
         if self.story is None:
             return
         if event.get("request_id") == self._subject:
-            self.story.parts.append(Milestone(step, at_s, _happened(event)))
+            text = _happened(event) + self._lateness(event)
+            self.story.parts.append(Milestone(step, at_s, text))
         if event["kind"] == "WorkerLost" and event["node_id"] == self._runs_on:
             self._is_waiting, self._runs_on = True, None
             text = f"its worker died ({event['message']}); it waits, to go on where it stood"
@@ -202,6 +209,17 @@ class _Teller:
         if event["kind"] == "OperatorAsked" and event["model"] == self._subject:
             text = f"the operator asked to {event['wish']}"
             self.story.parts.append(Milestone(step, at_s, text))
+
+    def _lateness(self, event: _Record) -> str:
+        """What became of its deadline, with the first token, or with the end of what has none."""
+        deadline_ns = self._deadline_ns
+        if deadline_ns is None or event["kind"] not in ("FirstToken", "Finished"):
+            return ""
+        self._deadline_ns = None
+        late_s = (event["at_ns"] - deadline_ns) / 1e9
+        if late_s > 0:
+            return f"; its deadline was missed by {seconds_text(late_s)}"
+        return f"; {seconds_text(-late_s)} before its deadline"
 
     def _action(self, step: int, at_s: float, action: _Record) -> None:
         if self.story is None or self.story.kind != "request":
