@@ -57,8 +57,8 @@ def press_own(state: State, step: Step, model: ModelState) -> None:
     """All slots are taken, and more are not to be had now: who waits and weighs a class more than
     what runs has the slot of the lightest, if that saves more than it costs.
 
-    There is no switch to pay for, only the resume.  A request for which one is stopping already
-    waits for that one.
+    There is no switch to pay for, only the resume, so the sums alone decide.  A request for which
+    one is stopping already waits for that one.
     """
     coming = sum(
         one.is_stopping for replica in model.replicas.values() for one in replica.running.values()
@@ -71,7 +71,7 @@ def press_own(state: State, step: Step, model: ModelState) -> None:
             return
         replica, victim = found
         stop = _weigh_own(state, step, replica, victim, head)
-        if stop is None or not stop.is_worth_it:
+        if stop is None or stop.saved <= stop.lost:
             return
         victim.is_stopping = True
         step.actions.append(Preempt(victim.request.id, replica.id, replica.node_id))
@@ -119,14 +119,17 @@ def _makes_way(one: RequestRecord, head: RequestRecord) -> bool:
 def _weigh_own(
     state: State, step: Step, replica: ReplicaState, victim: RequestRecord, head: RequestRecord
 ) -> Stop | None:
-    """Until some slot is free anyway is as long as the first of all that run goes on."""
-    stakes = {one.request.id: _stake(state, step, replica, one) for one in replica.running.values()}
-    own = stakes[victim.request.id]
-    first_s = min(one.left_s for one in stakes.values())
+    """Until some slot is free anyway takes the work of one request: so often one of them ends.
+
+    The resume counts for the victim alone: its cells are mostly found, or its tokens are made again
+    in the steps of those that run anyway.
+    """
+    own = _stake(state, step, replica, victim)
+    gap_s = replica.running_ns / 1e9 / len(replica.running)
     waited_s = (step.at_ns - head.since_ns) / 1e9
     weight = aged_weight(_weight(head), _weight(head) * waited_s, state.settings.max_wait_s)
     dues = () if head.due_ns is None else (Due(head.request.weight, head.due_ns - step.at_ns),)
-    stake = replace(own, left_s=first_s)
+    stake = replace(own, left_s=min(own.left_s, gap_s))
     return worth_stopping(weight, [stake], 0.0, head.work_ns / 1e9, 0.0, dues)
 
 

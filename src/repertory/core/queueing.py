@@ -124,7 +124,7 @@ def in_line(state: State, model: ModelState, at_ns: int) -> Iterator[RequestReco
             return
         name = next(iter(heads))
         if len(heads) > 1:
-            places = [_place(state, model.queue[head]) for head in heads]
+            places = [_place(state, model, model.queue[head]) for head in heads]
             first = first_in_line(places, at_ns, state.settings.max_wait_s, gap_s)
             assert first is not None
             name = first.name
@@ -249,7 +249,7 @@ def _ticket(record: RequestRecord) -> Ticket:
     )
 
 
-def _place(state: State, record: RequestRecord) -> Place:
+def _place(state: State, model: ModelState, record: RequestRecord) -> Place:
     request = record.request
     return Place(
         request.id,
@@ -260,4 +260,5 @@ def _place(state: State, record: RequestRecord) -> Place:
         record.is_returned,
         record.preemptions,
         record.due_ns,
+        model.served_ns.get(band(request.weight), 0),
     )

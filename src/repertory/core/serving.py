@@ -18,6 +18,7 @@ from repertory.domain.specs import KvShape
 from repertory.perf.bytes import kv_bytes, shape_for
 from repertory.policy.batching import HandoverLimits, handover_at_ns
 from repertory.policy.dispatch import Slot, choose_replica
+from repertory.policy.line import band
 
 __all__ = [
     "claim",
@@ -128,6 +129,7 @@ def _dispatch(
     charge_predicted(state, record)
     dequeue(state, model, record)
     record.is_returned = False
+    model.served_ns[band(record.request.weight)] = step.at_ns
     record.replica_id = replica.id
     replica.running[record.request.id] = record
     replica.running_ns += record.work_ns

@@ -189,6 +189,8 @@ class ModelState:
     queued_weight: float = 0.0
     queued_weight_since: float = 0.0
     """Σ weight x since seconds: aging in O(1)."""
+    served_ns: dict[int, int] = field(default_factory=dict)
+    """When one of each class of weights (`policy.line.band`) was last dispatched."""
     replicas: dict[str, ReplicaState] = field(default_factory=dict)
     claims: dict[str, None] = field(default_factory=dict)
     """Replicas of others that drain for this model."""
