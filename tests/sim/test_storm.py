@@ -17,7 +17,7 @@ from repertory.domain.settings import Settings
 from worlds import GIB, MIB, World, llama_world, model
 
 MODELS, REQUESTS = 100, 1000
-SEEDS = (1, 2, 3)
+SEEDS = (1, 2)
 WEIGHTS = (1.0, 1.0, 0.1, 0.1, 0.01, 0.5, 3.0, 10.0)
 KEYS = ("", "ann", "bob")
 RATES = {"calm": 0.7, "storm": 10.0}

@@ -74,6 +74,7 @@ def refresh_starved(state: State, step: Step, names: list[str]) -> list[str]:
             state.starved_ns += one.switch_ns
             if known is None or _is_other(one, known):
                 fresh.append(name)
+                press(state, step, model)  # what it has claimed already, for whoever came since
                 if model.queue:
                     watch_blocked(state, step, model)
         if model.claims and not model.queue:
@@ -83,8 +84,8 @@ def refresh_starved(state: State, step: Step, names: list[str]) -> list[str]:
 
 
 def _is_other(one: Starving, known: Starving) -> bool:
-    """It has another head, another one is next, or it needs less."""
-    is_same = one.since_ns == known.since_ns and one.first == known.first
+    """It has another head, another one is next, it has other deadlines, or it needs less."""
+    is_same = (one.since_ns, one.first, one.dues) == (known.since_ns, known.first, known.dues)
     return not is_same or one.need_bytes < known.need_bytes
 
 
