@@ -139,10 +139,17 @@ class Play:
         self.requests[request.id] = request
         self.send(Arrived(self.now_ns, request))
 
-    def ask(self, model: str, prompt: int = 100, output: int = 16, weight: float = 1.0) -> str:
+    def ask(
+        self, model: str, prompt: int = 100, output: int = 16, weight: float = 1.0, key: str = ""
+    ) -> str:
         """A request with the next free name."""
+        return self.want(Request("", model, prompt, output, weight, key))
+
+    def want(self, request: Request, due_s: float | None = None) -> str:
+        """The same, with a deadline that is so far away."""
         name = f"r{len(self.requests):05d}"
-        self.arrive(Request(name, model, prompt, output, weight))
+        deadline_ns = None if due_s is None else self.now_ns + round(due_s * 1e9)
+        self.arrive(replace(request, id=name, deadline_ns=deadline_ns))
         return name
 
     def preempted(self, request_id: str, made_tokens: int = 0) -> None:
@@ -159,11 +166,10 @@ class Play:
             self.first_token(request_id)
         self._leave(request_id)
         tokens = self.requests[request_id].max_tokens
-        length = FinishReason.LENGTH
-        decode_ns = tokens * 5_000_000
-        self.send(
-            Finished(self.now_ns, request_id, length, tokens, prefill_ns, decode_ns, reused_tokens)
-        )
+        length, decode_ns = FinishReason.LENGTH, tokens * 5_000_000
+        times = {"prefill_ns": prefill_ns, "decode_ns": decode_ns, "share_ns": decode_ns // 2}
+        done = Finished(self.now_ns, request_id, length, tokens, **times)
+        self.send(replace(done, reused_tokens=reused_tokens))
 
     def complete(self, action_id: int) -> None:
         """A transition ends well; its bytes are read back."""

@@ -20,6 +20,7 @@ from repertory.domain.events import (
     SettingsChanged,
     Wish,
 )
+from repertory.domain.requests import Request
 from repertory.domain.settings import Favour
 from worlds import WORLDS, model
 
@@ -46,12 +47,23 @@ class AnyOrder(RuleBasedStateMachine):
         name=st.sampled_from(NAMES),
         prompt=st.sampled_from([1, 8, 100, 100, 1500, 3000, 4096]),
         output=st.sampled_from([1, 16, 16, 128, 1100]),
-        weight=st.sampled_from([1.0, 1.0, 0.25]),
+        weight=st.sampled_from([1.0, 1.0, 0.25, 0.1, 1.5, 10.0]),
+        key=st.sampled_from(["", "", "ann", "bob"]),
         count=st.sampled_from([1, 1, 1, 2, 12]),
     )
-    def arrive(self, name: str, prompt: int, output: int, weight: float, count: int) -> None:
+    def arrive(
+        self, name: str, prompt: int, output: int, weight: float, key: str, count: int
+    ) -> None:
         for _ in range(count):
-            self.play.ask(name, prompt, output, weight)
+            self.play.ask(name, prompt, output, weight, key)
+
+    @rule(
+        name=st.sampled_from(NAMES),
+        weight=st.sampled_from([1.0, 0.1]),
+        due_s=st.sampled_from([-1.0, 0.0, 0.01, 0.5, 3.0, 60.0]),
+    )
+    def arrive_due(self, name: str, weight: float, due_s: float) -> None:
+        self.play.want(Request("", name, 100, 16, weight), due_s)
 
     @rule(pick=PICK)
     def cancel(self, pick: int) -> None:

@@ -75,6 +75,7 @@ class Client:
     reads: asyncio.Event | None = None
     patience_s: float | None = None
     aborted: asyncio.Event = field(default_factory=asyncio.Event)
+    headers: dict[str, str] = field(default_factory=dict)
     reply: Reply = field(default_factory=Reply)
 
     async def post(self, path: str, body: object) -> Reply:
@@ -104,7 +105,10 @@ class Client:
             "query_string": b"",
             "root_path": "",
             "scheme": "http",
-            "headers": [(b"host", b"test")],
+            "headers": [
+                (name.encode(), value.encode())
+                for name, value in {"host": "test", **self.headers}.items()
+            ],
             "client": ("127.0.0.1", 1),
             "server": ("127.0.0.1", 2),
             "extensions": {EXTENSION: {"abort": self.aborted.set}},

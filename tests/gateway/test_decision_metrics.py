@@ -438,6 +438,8 @@ def full_page() -> str:
             decision(Timer(0, "t"), (Dispatch("r9", "writer/0", "local"),)),
             decision(Preempted(0, "r9")),
             decision(Timer(0, "t"), (Dispatch("r9", "writer/0", "local"),)),
+            decision(Arrived(0, Request("r8", "writer", 7, 9, deadline_ns=9))),
+            decision(Timer(9, "t"), (Settle(Outcome("r8", OutcomeKind.DONE)),)),
             decision(
                 Timer(SECOND, "t"),
                 (Unload(9, "writer/0", "writer", "local"),),

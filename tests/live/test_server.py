@@ -3,18 +3,21 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from repertory.core.controller import Controller
 from repertory.core.costbook import ProfileSource
+from repertory.core.journal import encode, read_lines
+from repertory.domain.actions import Load
 from repertory.domain.decisions import Decision
-from repertory.domain.errors import ContextExceeded, Overloaded, UnknownModel
-from repertory.domain.events import Wish
+from repertory.domain.errors import ContextExceeded, DeadlineMissed, Overloaded, UnknownModel
+from repertory.domain.events import Arrived, Wish
 from repertory.domain.requests import FinishReason
 from repertory.domain.settings import Settings
-from repertory.domain.specs import DeviceSpec
+from repertory.domain.specs import DeviceSpec, ModelSpec
 from repertory.engines.contract import Sampling
 from repertory.engines.fake import FakeEngine, llama_like
 from repertory.engines.gguf.make import make_model
@@ -24,7 +27,9 @@ from repertory.live.facade import GenerationOptions, Piece
 from repertory.live.generation import RunningAnswer
 from repertory.live.options import ModelChoice
 from repertory.live.server import Server
-from repertory.perf.profiles import prior_profile
+from repertory.perf.profiles import Curve, Profile, StepLaw, prior_profile
+from repertory.reports.story import render
+from repertory.reports.why import explain
 from repertory.testing.clock import VirtualLoop, run_virtual
 from worlds import GIB, MIB
 
@@ -245,3 +250,72 @@ def test_a_vanished_file_is_no_longer_on_offer(tmp_path: Path) -> None:
         catalogue.find("bad")
     make_model(tmp_path / "one.gguf", size="tiny", seed=3)
     assert [name for name, spec in catalogue.refresh() if spec is not None] == ["one"]
+
+
+def due(after_s: float) -> GenerationOptions:
+    return replace(OPTIONS, first_token_by_s=asyncio.get_running_loop().time() + after_s)
+
+
+def test_a_deadline_that_has_passed_is_refused_at_once_with_the_reason(
+    catalogue: Catalogue,
+) -> None:
+    async def scene(bench: Bench) -> None:
+        for after_s in (0.0, -2.5):
+            began_s = asyncio.get_running_loop().time()
+            with pytest.raises(DeadlineMissed, match=r"its deadline passed .* at best") as refused:
+                await bench.start("one", due(after_s))
+            assert asyncio.get_running_loop().time() == began_s
+            assert refused.value.status == 504
+
+    bench = play(catalogue, scene)
+    assert not any(isinstance(one, Load) for each in bench.decisions for one in each.actions)
+    (verdict, _) = [one for each in bench.decisions for one in each.verdicts]
+    assert (verdict.rule, verdict.choice) == ("admit", "refuse")
+    assert verdict.predicted_s is not None
+
+
+def test_one_that_no_haste_can_meet_is_refused_with_the_prediction(catalogue: Catalogue) -> None:
+    """Its model would have to be loaded first.  Once it serves, the same deadline is kept."""
+
+    async def scene(bench: Bench) -> None:
+        with pytest.raises(DeadlineMissed, match=r"within 0\.005 s and is predicted after 0\.\d+"):
+            await bench.start("one", due(0.005))
+        await read(await bench.start("one", due(5.0)))
+        began_s = asyncio.get_running_loop().time()
+        answer = await bench.start("one", due(0.005))
+        await anext(aiter(answer))
+        assert asyncio.get_running_loop().time() - began_s < 0.005
+        await answer.aclose()
+
+    play(catalogue, scene)
+
+
+def test_one_that_is_missed_is_answered_all_the_same_and_told_by_why(catalogue: Catalogue) -> None:
+    asked: list[str] = []
+
+    async def scene(bench: Bench) -> None:
+        answer = await bench.start("one", due(0.1))
+        asked.append(answer.id)
+        assert len(await read(answer)) > 0
+
+    def slow(spec: ModelSpec, device: DeviceSpec) -> Profile:
+        """Prompts take 100 ms longer than anybody expects."""
+        prior = prior_profile(spec, device)
+        late = StepLaw(Curve(((0.0, 0.1), (1.0, 0.1))))
+        return replace(prior, prefill=dict.fromkeys(prior.prefill, late))
+
+    bench = play(catalogue, scene, profile=slow)
+    story = explain(read_lines([encode(one) for one in bench.decisions]), asked[0])
+    assert story is not None
+    told = "\n".join(render(story))
+    assert "its first token is wanted within 0.1 s" in told
+    assert "its deadline was missed by" in told
+
+
+def test_the_brain_knows_a_caller_by_the_name_of_the_key_alone(catalogue: Catalogue) -> None:
+    async def scene(bench: Bench) -> None:
+        await read(await bench.start("one", replace(OPTIONS, key="ci")))
+
+    bench = play(catalogue, scene)
+    (event,) = [one.event for one in bench.decisions if isinstance(one.event, Arrived)]
+    assert event.request.key == "ci"

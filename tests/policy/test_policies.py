@@ -11,12 +11,12 @@ from repertory.domain.plans import Candidate, Problem
 from repertory.domain.specs import Placement
 from repertory.perf.bytes import MIN_CELLS
 from repertory.perf.needs import need_of
-from repertory.policy.admit import Backlog, admit
+from repertory.policy.admit import Backlog, admit, in_time
 from repertory.policy.batching import HandoverLimits, handover_at_ns, kept_until_ns
 from repertory.policy.dispatch import Slot, choose_replica
 from repertory.policy.evict import Eviction, Release, Victim, choose_victims
 from repertory.policy.fit import misfit
-from repertory.policy.objective import Starving, aged_weight, in_order, probability_of_use
+from repertory.policy.objective import Due, Starving, aged_weight, in_order, probability_of_use
 from repertory.policy.prewarm import solve
 from repertory.policy.share import (
     QUANTUM_NS,
@@ -25,6 +25,7 @@ from repertory.policy.share import (
     StepKind,
     next_run,
     next_step,
+    step_weight,
     worth_ns,
 )
 from worlds import GIB, MIB, model
@@ -165,6 +166,19 @@ class TestOrder:
         models = [starving("w", None, 0.0), starving("b", 99), starving("a", 99)]
         assert [one.name for one in in_order(models, 100 * SECOND, 10.0)] == ["a", "b", "w"]
 
+    def test_a_deadline_that_one_more_max_wait_would_miss_counts_as_having_waited_for_its_penalty(
+        self,
+    ) -> None:
+        def with_due(name: str, begin_s: float) -> Starving:
+            return replace(starving(name, 99), dues=(Due(1.0, round(begin_s * SECOND)),))
+
+        plain = starving("a", 99)
+        for begin_s, first in ((100, "d"), (109.9, "d"), (99.9, "a"), (110, "a")):
+            found = [
+                one.name for one in in_order([plain, with_due("d", begin_s)], 100 * SECOND, 10)
+            ]
+            assert found[0] == first, begin_s
+
     def test_waiting_makes_heavier_and_doubles_after_max_wait(self) -> None:
         assert aged_weight(2.0, 0.0, 10.0) == 2.0
         assert aged_weight(2.0, 2.0 * 10.0, 10.0) == 4.0
@@ -198,6 +212,19 @@ class TestAdmission:
         assert verdict is not None
         assert verdict.predicted_s == 1.0
 
+    def test_a_deadline_that_has_passed_is_refused_with_the_prediction(self) -> None:
+        for left_s in (0.0, -1.0):
+            verdict = in_time("r", left_s, 0.3)
+            assert verdict is not None
+            assert "its deadline passed" in verdict.why
+            assert verdict.predicted_s == 0.3
+
+    def test_so_is_one_for_which_even_half_of_the_prediction_is_longer(self) -> None:
+        assert in_time("r", 0.15, 0.3) is None
+        verdict = in_time("r", 0.14, 0.3)
+        assert verdict is not None
+        assert "within 0.14 s and is predicted after 0.3 s at best" in verdict.why
+
 
 class TestOthers:
     def test_dispatch_takes_the_least_remaining_work_and_then_the_name(self) -> None:
@@ -228,6 +255,42 @@ class TestOthers:
     def test_the_step_of_a_prompt_counts_half(self) -> None:
         assert worth_ns(StepKind.PREFILL, 10) == 5
         assert worth_ns(StepKind.DECODE, 10) == 10
+
+    def test_with_twice_the_weight_a_step_takes_half_of_the_share(self) -> None:
+        assert worth_ns(StepKind.DECODE, 10, 2.0) == 5
+        assert worth_ns(StepKind.PREFILL, 10, 0.1) == 50
+        assert worth_ns(StepKind.DECODE, 7, 1.0) == 7
+
+    def test_a_generation_weighs_twice_while_its_deadline_is_ahead_and_it_has_no_token(
+        self,
+    ) -> None:
+        assert step_weight(0.1, 100, 100) == 0.2
+        assert step_weight(0.1, 100, 101) == 0.1, "missed: there is nothing to save"
+        assert step_weight(0.1, None, 0) == 0.1
+
+    def test_a_prompt_that_weighs_more_than_all_that_decodes_has_so_many_chunks(self) -> None:
+        assert next_step(128, True, 128, 128, 10.0) is StepKind.PREFILL
+        assert next_step(128, True, 9 * 128, 128, 10.0) is StepKind.PREFILL
+        assert next_step(128, True, 10 * 128, 128, 10.0) is StepKind.DECODE
+        assert next_step(128, True, 0, 128, 0.1) is StepKind.PREFILL, "lighter ones have theirs"
+
+    @given(
+        st.lists(st.sampled_from([0.1, 1.0, 2.0, 10.0]), min_size=2, max_size=4),
+        st.integers(1_000, 40_000_000),
+    )
+    def test_each_has_device_time_by_its_weight(self, weights: list[float], step_ns: int) -> None:
+        """Within one quantum of each."""
+        used = [0] * len(weights)
+        had = [0] * len(weights)
+        for _ in range(400):
+            run = next_run([Contender(str(at), one, step_ns) for at, one in enumerate(used)])
+            assert run is not None
+            assert run.steps is not None
+            at = int(run.name)
+            had[at] += run.steps * step_ns
+            used[at] += run.steps * worth_ns(StepKind.DECODE, step_ns, weights[at])
+        fair = [one / weight for one, weight in zip(had, weights, strict=True)]
+        assert max(fair) - min(fair) <= 2 * QUANTUM_NS / min(weights)
 
     def test_prefill_and_decode_alternate(self) -> None:
         assert next_step(128, True, 0, 128) is StepKind.PREFILL

@@ -1,9 +1,12 @@
 """The rules of `policy.preempt` and `policy.keep`, in their own words."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from repertory.policy.keep import Keep
+from repertory.policy.objective import MISS_PENALTY_S, Due
 from repertory.policy.preempt import (
     Stake,
     expected_left,
@@ -108,3 +111,28 @@ class TestKeep:
             for gone in keep.put(name, size, cost_s):
                 del held[gone]
             assert keep.total_bytes == sum(held.values()) <= 100
+
+
+class TestDeadlines:
+    def test_a_deadline_met_by_stopping_and_missed_by_waiting_adds_its_penalty_to_what_is_saved(
+        self,
+    ) -> None:
+        def saved(left_s: float) -> float:
+            due = Due(0.5, round(left_s * 1e9))
+            found = worth_stopping(1.0, [stake(4.0)], 1.0, 1.0, 1.0, [due])
+            assert found is not None
+            return found.saved
+
+        assert saved(3.0) == 4.0 + 0.5 * MISS_PENALTY_S
+        assert saved(0.9) == 4.0, "missed anyway"
+        assert saved(5.1) == 4.0, "met anyway"
+
+    def test_who_misses_its_own_by_being_stopped_adds_it_to_what_is_lost(self) -> None:
+        def lost(due_s: float | None) -> float:
+            one = replace(stake(9.0), due_s=due_s)
+            found = worth_stopping(1.0, [one], 1.0, 1.0, 1.0)
+            assert found is not None
+            return found.lost
+
+        assert lost(None) == lost(3.5) == 3.5
+        assert lost(3.4) == 3.5 + MISS_PENALTY_S

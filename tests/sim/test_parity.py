@@ -62,7 +62,11 @@ class Owner:
         request = event.request
         self.emitted[request.id] = 0
         self.requests[request.id] = GenerationSpec(
-            request.id, tuple([1] * request.prompt_tokens), request.max_tokens, Sampling()
+            request.id,
+            tuple([1] * request.prompt_tokens),
+            request.max_tokens,
+            Sampling(),
+            weight=request.weight,
         )
 
 

@@ -2,16 +2,18 @@
 
 from repertory.core.comparing import compare_generation, compare_resume, take_up
 from repertory.core.landing import say_drift
-from repertory.core.serving import end_trial, enqueue, settle
+from repertory.core.queueing import ahead_share, enqueue
+from repertory.core.serving import end_trial, settle
 from repertory.core.state import ModelState, RequestRecord, State, Step
 from repertory.core.window import arm_window
 from repertory.domain.actions import Cancel, Settle
+from repertory.domain.decisions import Verdict
 from repertory.domain.events import Arrived, Cancelled, Finished, FirstToken, GenerationFailed
 from repertory.domain.ladder import RequestStep, Rung
 from repertory.domain.requests import Fault, Outcome, OutcomeKind, Request
 from repertory.domain.specs import Placement
 from repertory.perf.bytes import shape_for
-from repertory.policy.admit import Backlog, admit
+from repertory.policy.admit import Backlog, admit, in_time
 
 __all__ = [
     "take_arrived",
@@ -27,8 +29,9 @@ def take_arrived(state: State, step: Step, event: Arrived) -> None:
 
     1. Its model is unknown, at fault, or the server drains.
     2. It does not fit the context, or no device could ever hold it.
-    3. The queue is too long (`policy.admit`).
-    4. It waits; a free slot takes it later in this very step.
+    3. Its first token cannot come by its deadline, whatever is done for it.
+    4. The queue is too long (`policy.admit`).
+    5. It waits; a free slot takes it later in this very step.
     """
     request = event.request
     assert request.id not in state.requests, f"request {request.id} arrived twice"
@@ -37,8 +40,14 @@ def take_arrived(state: State, step: Step, event: Arrived) -> None:
     if refusal is not None or model is None:
         step.actions.append(Settle(refusal or _refused(request, 404, "unknown model")))
         return
+    verdict = _too_late(state, step, model, request)
+    if verdict is not None:
+        step.verdicts.append(verdict)
+        step.actions.append(Settle(_refused(request, 504, verdict.why)))
+        return
     if model.queue or not any(one.is_open for one in model.replicas.values()):
-        backlog = Backlog(state.waiting, _predicted_wait_s(state, model))
+        share = ahead_share(state, request)
+        backlog = Backlog(state.waiting, share * _predicted_wait_s(state, model))
         settings = state.settings
         verdict = admit(request.id, backlog, settings.max_waiting, settings.max_queue_s)
         if verdict is not None:
@@ -46,7 +55,8 @@ def take_arrived(state: State, step: Step, event: Arrived) -> None:
             step.actions.append(Settle(_refused(request, 429, verdict.why, verdict.predicted_s)))
             return
     model.rate.count(step.at_ns)
-    record = RequestRecord(request, step.at_ns, _work_ns(state, model, request))
+    work_ns, begin_ns = _work_ns(state, model, request), _begin_ns(state, model, request)
+    record = RequestRecord(request, step.at_ns, work_ns, begin_ns=begin_ns)
     state.requests[request.id] = record
     if not model.queue:
         _refresh_switch(state, model, request.cells)
@@ -106,7 +116,7 @@ def take_finished(state: State, step: Step, event: Finished) -> None:
             say_drift(step, model.spec.name, "computing", one)
     if event.output_tokens:  # an embedding is no short answer
         model.output.count(event.output_tokens)
-    settle(state, step, record, Outcome(event.request_id, OutcomeKind.DONE))
+    settle(state, step, record, Outcome(event.request_id, OutcomeKind.DONE), event.share_ns)
 
 
 def take_generation_failed(state: State, step: Step, event: GenerationFailed) -> None:
@@ -193,6 +203,42 @@ def usual_placement(state: State, model: ModelState) -> Placement:
     if replica is not None:
         return replica.placement
     return Placement((min(state.devices, default=""),))
+
+
+def _prompt_s(state: State, model: ModelState, request: Request) -> float:
+    where = usual_placement(state, model)
+    return state.costs.work_s(model.spec, where, request.prompt_tokens, 0)
+
+
+def _begin_ns(state: State, model: ModelState, request: Request) -> int | None:
+    """By when its prompt must begin for its deadline."""
+    if request.deadline_ns is None:
+        return None
+    return request.deadline_ns - round(_prompt_s(state, model, request) * 1e9)
+
+
+def _too_late(state: State, step: Step, model: ModelState, request: Request) -> Verdict | None:
+    if request.deadline_ns is None:
+        return None
+    if not model.queue:
+        _refresh_switch(state, model, request.cells)
+    left_s = (request.deadline_ns - step.at_ns) / 1e9
+    return in_time(request.id, left_s, _first_token_s(state, model, request))
+
+
+def _first_token_s(state: State, model: ModelState, request: Request) -> float:
+    """Until its first token if everybody else made way for it at once: its model's way up, as far
+    as it has not been walked, and its prompt.
+    """
+    prompt_s = _prompt_s(state, model, request)
+    if any(one.rung is Rung.SERVING for one in model.replicas.values()):
+        return prompt_s
+    if any(
+        one.transition is not None or one.rung is Rung.DEVICE for one in model.replicas.values()
+    ):
+        shape = shape_for(model.spec, 1, request.cells)
+        return prompt_s + state.costs.activate_s(model.spec, usual_placement(state, model), shape)
+    return prompt_s + model.switch_ns / 1e9
 
 
 def _predicted_wait_s(state: State, model: ModelState) -> float:

@@ -3,7 +3,7 @@
 It never learns who drives it, and asks nobody for the time, the environment or luck.  One step:
 1. take the event in, which touches some models;
 2. walk on what stands between two edges of the ladder;
-3. dispatch what waits to open replicas;
+3. dispatch what waits to open replicas, and stop lighter work where slots lack;
 4. place models that have demand and no replica;
 5. record one `Decision`.
 """
@@ -36,7 +36,7 @@ from repertory.core.ledger import Charge
 from repertory.core.moving import Reason, begin_activate, begin_release, drop_claim
 from repertory.core.offers import is_blocked
 from repertory.core.placing import place, refresh_starved, release_replica, unclaim, watch_blocked
-from repertory.core.preempting import press, take_preempted
+from repertory.core.preempting import press, press_own, take_preempted
 from repertory.core.serving import close_if_due, serve, settle, wake_at
 from repertory.core.state import ModelState, ReplicaState, State, Step
 from repertory.core.window import arm_window, open_window, take_plan
@@ -127,6 +127,7 @@ def _settle_touched(state: State, step: Step) -> list[str]:
             state.costs.forget(name)
             continue
         serve(state, step, model)
+        press_own(state, step, model)
     return refresh_starved(state, step, names)
 
 

@@ -7,7 +7,8 @@ from repertory.core.ledger import Ledger
 from repertory.core.moving import Reason, drop_claim, forget_replica
 from repertory.core.offers import empty_rooms, roomiest_bytes
 from repertory.core.placing import cancel_intent, release_replica
-from repertory.core.serving import lose, reopen, requeue, settle
+from repertory.core.queueing import charge_measured, requeue
+from repertory.core.serving import lose, reopen, settle
 from repertory.core.state import ModelState, ReplicaState, State, Step
 from repertory.domain.actions import Activate, Load
 from repertory.domain.decisions import Cause, Verdict
@@ -105,6 +106,9 @@ def _give_back_running(state: State, step: Step, replica: ReplicaState, event: W
             lose(state, step, record, f"the worker died under this request: {message}")
     returned = list(replica.running.values())
     replica.running, replica.running_ns = {}, 0
+    for record in returned:
+        charge_measured(state, record, 0)  # what it had is made again
+        record.is_returned = True
     requeue(state, step, model, returned)
     for record in returned:
         record.returns += 1

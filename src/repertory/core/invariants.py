@@ -44,6 +44,7 @@ def _check_requests(state: State) -> None:
     assert state.waiting == sum(len(model.queue) for model in state.models.values())
     assert state.queued_ns == sum(model.queued_ns for model in state.models.values())
     assert state.starved_ns == sum(one.switch_ns for one in state.starved.values())
+    _check_keys(state)
     for request_id, record in state.requests.items():
         assert record.state is not RequestState.SETTLED
         if record.replica_id is None:
@@ -52,10 +53,24 @@ def _check_requests(state: State) -> None:
             assert request_id in state.replicas[record.replica_id].running
 
 
+def _check_keys(state: State) -> None:
+    """Accounts say what waits and runs; what is not told of is not waiting."""
+    for name, key in state.keys.items():
+        own = [one for one in state.requests.values() if one.request.key == name]
+        waiting = [one for one in own if one.replica_id is None]
+        assert key.waiting == len(waiting), f"key {name!r}: {key.waiting} waiting"
+        assert key.running == len(own) - len(waiting), f"key {name!r}: {key.running} running"
+        assert sum(key.queued_ns.values()) == sum(one.work_ns for one in waiting)
+    assert all(one.request.key in state.keys for one in state.requests.values())
+
+
 def _check_model(state: State, model: ModelState) -> None:
     name = model.spec.name
     assert state.models[name] is model
     assert model.queued_ns == sum(one.work_ns for one in model.queue.values())
+    in_lines = [ticket.name for line in model.lines.values() for ticket in line]
+    assert sorted(in_lines) == sorted(model.queue), f"{name}: lines and queue differ"
+    assert all(line == sorted(line) for line in model.lines.values()), f"{name}: out of order"
     is_starved = (
         (bool(model.queue) or model.is_wanted)
         and name not in state.intents

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations, islice
 
 from repertory.core.moving import buffer_bytes, weights_bytes
+from repertory.core.queueing import dues_of, in_line
 from repertory.core.state import ModelState, ReplicaState, State, Step
 from repertory.core.victims import Supply, release_s
 from repertory.domain.decisions import Option
@@ -13,7 +14,7 @@ from repertory.domain.ladder import Rung
 from repertory.domain.specs import KvShape, ModelSpec, NodeSpec, Placement, WeightsForm
 from repertory.perf.bytes import kv_bytes, shape_for
 from repertory.policy.evict import Eviction, Victim, choose_victims
-from repertory.policy.objective import aged_weight
+from repertory.policy.objective import MISS_PENALTY_S, aged_weight, missed_weight
 
 __all__ = [
     "USUAL_CELLS",
@@ -86,7 +87,8 @@ def offers(
     offer even if its evictions cost nothing; nor slots for the head alone, where longer ones fit.
     """
     weight = max(_aged(state, step, model), 1e-3)
-    ahead = _ahead(model)
+    dues = dues_of(model, since_ns=step.at_ns)
+    ahead = _ahead(state, step, model)
     least_s = math.inf
     classes: dict[str, list[list[KvShape]]] = {}
     for site in places:
@@ -115,6 +117,7 @@ def offers(
                     state, evictions
                 )
                 harm_s = bare_s + weight * more_s + sum(one.loss_s for one in evictions)
+                harm_s += missed_weight(dues, 0, load_s + more_s) * MISS_PENALTY_S
                 least_s, found = min(least_s, harm_s), True
                 yield Offer(site, kv, need, evictions, load_s + more_s, harm_s)
                 if not evictions:
@@ -158,7 +161,7 @@ def widening(state: State, step: Step, model: ModelState, supply: Supply) -> tup
     if not victims or not state.node_of(replica).capabilities.kv_resizable:
         return ()
     saved_s = _aged(state, step, model) * replica.running_ns / 1e9 / max(1, len(replica.running))
-    for shape in _wider(model, replica, held):
+    for shape in _wider(model, replica, held, _ahead(state, step, model)):
         need = dict.fromkeys(replica.placement.devices, kv_bytes(replica.spec, shape))
         chosen = _evictions(state, need, victims)
         if chosen and sum(one.loss_s for one in chosen) < saved_s:
@@ -166,12 +169,13 @@ def widening(state: State, step: Step, model: ModelState, supply: Supply) -> tup
     return ()
 
 
-def _wider(model: ModelState, replica: ReplicaState, held: KvShape) -> Iterator[KvShape]:
+def _wider(
+    model: ModelState, replica: ReplicaState, held: KvShape, ahead: list[int]
+) -> Iterator[KvShape]:
     """All that its queue lacks, or at least what its head does.
 
     A head that needs longer slots may have fewer of them: else it waits for all others' end.
     """
-    ahead = _ahead(model)
     taken, spec = len(replica.running), replica.spec
     all_of_it = shape_for(spec, taken + len(model.queue), max(ahead))
     head = shape_for(spec, taken + 1, ahead[0])
@@ -318,9 +322,10 @@ def _work_s(state: State, step: Step, model: ModelState, site: Site) -> float:
     return work_s * (1 + sharing)
 
 
-def _ahead(model: ModelState) -> list[int]:
-    """Cells of those who wait, the head first."""
-    return [one.request.cells for one in islice(model.queue.values(), _LOOK_AHEAD)]
+def _ahead(state: State, step: Step, model: ModelState) -> list[int]:
+    """Cells of those who wait, who is next first."""
+    line = in_line(state, model, step.at_ns)
+    return [one.request.cells for one in islice(line, _LOOK_AHEAD)]
 
 
 def _shapes(model: ModelState, node: NodeSpec, ahead: list[int]) -> list[list[KvShape]]:

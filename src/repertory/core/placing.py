@@ -33,6 +33,7 @@ from repertory.core.offers import (
     widening,
 )
 from repertory.core.preempting import considered, press
+from repertory.core.queueing import aged_since_ns, dues_of, in_line
 from repertory.core.serving import claim, reopen, wake_at
 from repertory.core.state import Intent, ModelState, ReplicaState, State, Step
 from repertory.core.victims import Supply, eviction_options, idle_victims
@@ -69,11 +70,12 @@ def refresh_starved(state: State, step: Step, names: list[str]) -> list[str]:
         if not is_demanded and name in state.intents:
             cancel_intent(state, step, name)
         if is_demanded and name not in state.intents and not model.is_served():
-            one = _starving(state, model)
+            one = _starving(state, step, model)
             state.starved[name] = one
             state.starved_ns += one.switch_ns
-            if known is None or one.since_ns != known.since_ns or one.need_bytes < known.need_bytes:
+            if known is None or _is_other(one, known):
                 fresh.append(name)
+                press(state, step, model)  # what it has claimed already, for whoever came since
                 if model.queue:
                     watch_blocked(state, step, model)
         if model.claims and not model.queue:
@@ -82,17 +84,25 @@ def refresh_starved(state: State, step: Step, names: list[str]) -> list[str]:
     return fresh
 
 
-def _starving(state: State, model: ModelState) -> Starving:
-    head = model.oldest
+def _is_other(one: Starving, known: Starving) -> bool:
+    """It has another head, another one is next, it has other deadlines, or it needs less."""
+    is_same = (one.since_ns, one.first, one.dues) == (known.since_ns, known.first, known.dues)
+    return not is_same or one.need_bytes < known.need_bytes
+
+
+def _starving(state: State, step: Step, model: ModelState) -> Starving:
+    first = next(in_line(state, model, step.at_ns), None)
     return Starving(
         model.spec.name,
-        head.since_ns if head is not None else None,
+        aged_since_ns(state, model),
         model.queued_weight,
         model.queued_weight_since,
         model.switch_ns + model.queued_ns,
         model.switch_ns,
         need_bytes(state, model),
         model.spec.devices_per_replica,
+        "" if first is None else first.request.id,
+        dues_of(model),
     )
 
 

@@ -1,13 +1,18 @@
 """Running work that makes way: who is stopped for whom, and when it comes back."""
 
+from dataclasses import replace
+from itertools import islice
+
 from repertory.core.comparing import begin_pause
-from repertory.core.serving import leave_replica, lose, requeue, switch_basis
+from repertory.core.queueing import dues_of, in_line, requeue
+from repertory.core.serving import leave_replica, lose, switch_basis
 from repertory.core.state import ModelState, ReplicaState, RequestRecord, State, Step
 from repertory.domain.actions import Preempt
 from repertory.domain.decisions import Cause, Option, Verdict
 from repertory.domain.events import Preempted
 from repertory.domain.ladder import Phase, RequestState, Rung
-from repertory.policy.objective import aged_weight
+from repertory.policy.line import band
+from repertory.policy.objective import MISS_PENALTY_S, Due, aged_weight, at_risk
 from repertory.policy.preempt import (
     Stake,
     Stop,
@@ -16,21 +21,25 @@ from repertory.policy.preempt import (
     worth_stopping,
 )
 
-__all__ = ["considered", "press", "take_preempted"]
+__all__ = ["considered", "press", "press_own", "take_preempted"]
 
 _AHEAD_TOKENS = 128
 """Steps grow with what is made: half of a usual answer is taken to be there."""
+_MOST_STOPS = 4
+"""Of a model's own generations, for its own requests, at one event: it bounds the work."""
 
 
 def press(state: State, step: Step, claimant: ModelState) -> None:
     """Stop what runs on the replicas that a waiting model has claimed, where that is worth it.
 
     A replica's turn protects it from those who weigh as much as its own work: so a switch pays for
-    itself.  Who weighs more need not wait for the turn's end.
+    itself.  Who weighs more need not wait for the turn's end, and whose deadline depends on it
+    weighs more by that.
     """
-    head = claimant.oldest
+    head = next(in_line(state, claimant, step.at_ns), None)
     if head is None:
         return
+    weight = head.request.weight + _risked(state, step, claimant)
     for replica_id in sorted(claimant.claims):
         replica = state.replicas[replica_id]
         if replica.model == claimant.spec.name or replica.rung is not Rung.SERVING:
@@ -40,7 +49,7 @@ def press(state: State, step: Step, claimant: ModelState) -> None:
         if any(one.is_stopping or one.is_suspect for one in replica.running.values()):
             continue
         heaviest = max(_weight(one) for one in replica.running.values())
-        if step.at_ns < replica.handover_at_ns and head.request.weight <= heaviest:
+        if step.at_ns < replica.handover_at_ns and weight <= heaviest:
             continue
         found = _weigh(state, step, claimant, replica)
         if found is not None and found.is_worth_it:
@@ -55,6 +64,86 @@ def considered(
     return () if found is None else _options(found)[::-1]
 
 
+def press_own(state: State, step: Step, model: ModelState) -> None:
+    """All slots are taken, and more are not to be had now: who waits and weighs a class more than
+    what runs has the slot of the lightest, if that saves more than it costs.
+
+    There is no switch to pay for, only the resume, so the sums alone decide.  A request for which
+    one is stopping already waits for that one.
+    """
+    coming = sum(
+        one.is_stopping for replica in model.replicas.values() for one in replica.running.values()
+    )
+    for at, head in enumerate(islice(in_line(state, model, step.at_ns), _MOST_STOPS)):
+        if at < coming:
+            continue
+        found = _lightest(model, head)
+        if found is None:
+            return
+        replica, victim = found
+        stop = _weigh_own(state, step, replica, victim, head)
+        if stop is None or stop.saved <= stop.lost:
+            return
+        victim.is_stopping = True
+        step.actions.append(Preempt(victim.request.id, replica.id, replica.node_id))
+        who = f"{victim.request.id} makes way for {head.request.id}"
+        why = (
+            f"all slots of {replica.id} are taken, the first would be free in "
+            f"{stop.drain_s:.3g} s; a resume takes {stop.penalty_s:.3g} s"
+        )
+        step.verdicts.append(_verdict(stop, model.spec.name, who, why, None))
+
+
+def _lightest(model: ModelState, head: RequestRecord) -> tuple[ReplicaState, RequestRecord] | None:
+    """Of what could make way for `head`: the lightest, and of those the one that began last."""
+    found = [
+        (replica, one)
+        for replica in model.replicas.values()
+        if _is_full(model, replica) and replica.kv and head.request.cells <= replica.kv.cells
+        for one in replica.running.values()
+        if _makes_way(one, head)
+    ]
+    return min(
+        found,
+        key=lambda pair: (_weight(pair[1]), -pair[1].dispatched_ns, pair[1].request.id),
+        default=None,
+    )
+
+
+def _is_full(model: ModelState, replica: ReplicaState) -> bool:
+    """It serves, has no free slot and gets no other ones now; its generations can go on."""
+    if replica.kv is None or not replica.is_open or replica.transition is not None:
+        return False
+    is_same = replica.spec.digest == model.spec.digest
+    return is_same and len(replica.running) == replica.kv.sequences
+
+
+def _makes_way(one: RequestRecord, head: RequestRecord) -> bool:
+    """It is of a lighter class, and still weighs less once it was stopped: else it would have its
+    slot back at once.
+    """
+    if one.is_stopping or one.is_suspect or band(one.request.weight) >= band(head.request.weight):
+        return False
+    return grown_weight(one.request.weight, one.preemptions + 1) < head.request.weight
+
+
+def _weigh_own(
+    state: State, step: Step, replica: ReplicaState, victim: RequestRecord, head: RequestRecord
+) -> Stop | None:
+    """Until some slot is free anyway takes the work of one request: so often one of them ends.
+
+    The resume counts for the victim alone: its cells are mostly found, or its tokens are made again
+    in the steps of those that run anyway.
+    """
+    own = _stake(state, step, replica, victim)
+    gap_s = replica.running_ns / 1e9 / len(replica.running)
+    waited_s = (step.at_ns - head.since_ns) / 1e9
+    weight = aged_weight(_weight(head), _weight(head) * waited_s, state.settings.max_wait_s)
+    dues = () if head.due_ns is None else (Due(head.request.weight, head.due_ns - step.at_ns),)
+    stake = replace(own, left_s=min(own.left_s, gap_s))
+    return worth_stopping(weight, [stake], 0.0, head.work_ns / 1e9, 0.0, dues)
+
+
 def take_preempted(state: State, step: Step, event: Preempted) -> None:
     """It waits again, with what it has made; unless its model is not to be had any more."""
     record = state.requests.get(event.request_id)
@@ -67,7 +156,7 @@ def take_preempted(state: State, step: Step, event: Preempted) -> None:
     record.made_tokens = event.made_tokens
     if record.state is RequestState.DECODING:
         record.made_by = replica.spec.digest
-    leave_replica(state, step, record)
+    leave_replica(state, step, record, event.share_ns)
     requeue(state, step, model, [record])
     is_of_another_file = record.made_by not in (None, model.spec.digest)
     if model.is_removed or model.fault is not None or is_of_another_file:
@@ -84,8 +173,18 @@ def _weigh(state: State, step: Step, claimant: ModelState, replica: ReplicaState
     back_s = replica.activate_s + replica.reload_s
     stakes = [_stake(state, step, replica, one) for one in replica.running.values()]
     # All that waits may go before what is stopped: where there is much of it, stopping shuffles.
-    there_s, work_s = claimant.switch_ns / 1e9, state.queued_ns / 1e9 / len(state.devices)
-    return worth_stopping(weight, stakes, there_s, work_s, back_s)
+    # But for its own model's queue: what was stopped goes before that (`policy.line`).
+    queued_ns = state.queued_ns - state.models[replica.model].queued_ns
+    there_s, work_s = claimant.switch_ns / 1e9, queued_ns / 1e9 / len(state.devices)
+    dues = dues_of(claimant, since_ns=step.at_ns)
+    return worth_stopping(weight, stakes, there_s, work_s, back_s, dues)
+
+
+def _risked(state: State, step: Step, claimant: ModelState) -> float:
+    """What deadlines add to its weight: each counts as having waited for its penalty."""
+    max_wait_s = state.settings.max_wait_s
+    risked = at_risk(dues_of(claimant), step.at_ns, claimant.switch_ns / 1e9, max_wait_s)
+    return risked * MISS_PENALTY_S / max_wait_s
 
 
 def _stake(state: State, step: Step, replica: ReplicaState, record: RequestRecord) -> Stake:
@@ -106,7 +205,15 @@ def _stake(state: State, step: Step, replica: ReplicaState, record: RequestRecor
     left_s = expected_left(usual, request.max_tokens, made) * token_s
     left_s += max(0.0, begun_s - elapsed_s)
     resume_s = costs.resume_s(spec, where, prompt, made, one_by_one=one_by_one)
-    return Stake(request.id, _weight(record), left_s, resume_s)
+    return Stake(request.id, _weight(record), left_s, resume_s, _due_s(step, record))
+
+
+def _due_s(step: Step, record: RequestRecord) -> float | None:
+    """Until its deadline; None if it has none, or missed it, or has its first token."""
+    deadline_ns = record.request.deadline_ns
+    if deadline_ns is None or record.state is RequestState.DECODING:
+        return None
+    return (deadline_ns - step.at_ns) / 1e9 if deadline_ns > step.at_ns else None
 
 
 def _weight(record: RequestRecord) -> float:
@@ -134,18 +241,23 @@ def _stop(
     name = claimant.spec.name
     pause = begin_pause(state, step, name, replica)
     pause.predicted_s, pause.basis = found.penalty_s, switch_basis(state, claimant, replica)
-    step.verdicts.append(
-        Verdict(
-            rule="preempt",
-            subject=replica.model,
-            choice=f"{len(replica.running)} generations of {replica.id} make way for {name}",
-            why=(
-                f"they would go on for {found.drain_s:.3g} s; a switch there and back takes "
-                f"{found.penalty_s:.3g} s"
-            ),
-            options=_options(found),
-            predicted_s=found.penalty_s,
-            basis=pause.basis,
-            cause=Cause.ROOM,
-        )
+    who = f"{len(replica.running)} generations of {replica.id} make way for {name}"
+    why = (
+        f"they would go on for {found.drain_s:.3g} s; a switch there and back takes "
+        f"{found.penalty_s:.3g} s"
+    )
+    verdict = _verdict(found, replica.model, who, why, Cause.ROOM)
+    step.verdicts.append(replace(verdict, basis=pause.basis))
+
+
+def _verdict(found: Stop, model: str, choice: str, why: str, cause: Cause | None) -> Verdict:
+    return Verdict(
+        rule="preempt",
+        subject=model,
+        choice=choice,
+        why=why,
+        options=_options(found),
+        predicted_s=found.penalty_s,
+        basis="prior",
+        cause=cause,
     )

@@ -1,29 +1,33 @@
-"""Requests on replicas: enqueue, dispatch, grow, hand over, settle."""
+"""Requests on replicas: dispatch, grow, hand over, settle."""
 
 from itertools import islice
 
 from repertory.core.comparing import forget_victim
 from repertory.core.moving import begin_resize
+from repertory.core.queueing import (
+    charge_measured,
+    charge_predicted,
+    dequeue,
+    in_line,
+)
 from repertory.core.state import ModelState, ReplicaState, RequestRecord, State, Step
 from repertory.domain.actions import Dispatch, Settle, WakeAt
 from repertory.domain.decisions import Cause, Option, Verdict
-from repertory.domain.ladder import Phase, RequestState, RequestStep, Rung
+from repertory.domain.ladder import Phase, RequestStep, Rung
 from repertory.domain.requests import Fault, Outcome, OutcomeKind
 from repertory.domain.specs import KvShape, Placement
 from repertory.perf.bytes import kv_bytes, shape_for
 from repertory.policy.batching import HandoverLimits, handover_at_ns
 from repertory.policy.dispatch import Slot, choose_replica
+from repertory.policy.line import band
 
 __all__ = [
     "claim",
     "close_if_due",
-    "dequeue",
     "end_trial",
-    "enqueue",
     "leave_replica",
     "lose",
     "reopen",
-    "requeue",
     "serve",
     "settle",
     "switch_basis",
@@ -34,51 +38,10 @@ _LOOK_AHEAD = 32
 """How far behind a head that does not fit others may overtake: bounds the work per event."""
 
 
-def enqueue(state: State, model: ModelState, record: RequestRecord) -> None:
-    """To the end of its model's queue, with the sums that aging and admission need."""
-    model.queue[record.request.id] = record
-    _count_in(state, model, record)
-
-
-def requeue(state: State, step: Step, model: ModelState, returned: list[RequestRecord]) -> None:
-    """To the head of the line, in the order in which they were dispatched.
-
-    A stream that stands still has waited since now; who has seen no token yet, since it arrived.
-    """
-    for record in returned:
-        record.is_stopping = False
-        if record.state is RequestState.DECODING:
-            record.since_ns = step.at_ns
-        record.walk(RequestStep.RETURN)
-        record.replica_id = None
-        _count_in(state, model, record)
-    model.queue = {one.request.id: one for one in returned} | model.queue
-
-
-def _count_in(state: State, model: ModelState, record: RequestRecord) -> None:
-    weight = record.request.weight
-    model.queued_ns += record.work_ns
-    model.queued_weight += weight
-    model.queued_weight_since += weight * record.since_ns / 1e9
-    state.waiting += 1
-    state.queued_ns += record.work_ns
-
-
-def dequeue(state: State, model: ModelState, record: RequestRecord) -> None:
-    """Out of the queue, wherever it stands."""
-    weight = record.request.weight
-    del model.queue[record.request.id]
-    model.queued_ns -= record.work_ns
-    model.queued_weight -= weight
-    model.queued_weight_since -= weight * record.since_ns / 1e9
-    if not model.queue:
-        model.queued_weight = model.queued_weight_since = 0.0
-    state.waiting -= 1
-    state.queued_ns -= record.work_ns
-
-
 def serve(state: State, step: Step, model: ModelState) -> None:
-    """Dispatch what waits to open replicas, oldest first, and ask for larger KV memory if short."""
+    """Dispatch what waits to open replicas, in the order of `policy.line`; ask for larger KV memory
+    if short.
+    """
     was_short = model.spec.name in state.short
     state.short.pop(model.spec.name, None)
     if not model.queue:
@@ -91,7 +54,7 @@ def serve(state: State, step: Step, model: ModelState) -> None:
     ]
     if not open_replicas:
         return
-    for record in list(islice(model.queue.values(), _LOOK_AHEAD)):
+    for record in islice(in_line(state, model, step.at_ns), _LOOK_AHEAD):
         free = [one for one in open_replicas if one.kv and len(one.running) < one.kv.sequences]
         if not free:
             break
@@ -101,8 +64,9 @@ def serve(state: State, step: Step, model: ModelState) -> None:
         chosen = _slot_for(record, startable)
         if chosen is not None:
             _dispatch(state, step, model, record, chosen)
-    if model.queue and not _is_held_back(state, model, open_replicas):
-        _grow(state, step, model, open_replicas)
+    head = next(in_line(state, model, step.at_ns), None)
+    if head is not None and not _is_held_back(state, head, open_replicas):
+        _grow(state, step, model, open_replicas, head)
         # Others are asked for room when slots begin to lack, and again whenever the queue has
         # doubled, for what slots would save grows with it.
         is_due = not was_short or len(model.queue).bit_count() == 1
@@ -112,7 +76,7 @@ def serve(state: State, step: Step, model: ModelState) -> None:
 
 def _spare_own(state: State, step: Step, model: ModelState) -> None:
     """A replica that drains for longer slots need not, once its head fits after all."""
-    head = model.oldest
+    head = next(in_line(state, model, step.at_ns), None)
     for replica_id in list(model.claims):
         replica = state.replicas[replica_id]
         is_own = replica.model == model.spec.name and replica.leaving is None
@@ -127,10 +91,8 @@ def _may_start(state: State, record: RequestRecord, replica: ReplicaState) -> bo
     return not record.is_suspect or replica.node_id not in state.trials
 
 
-def _is_held_back(state: State, model: ModelState, open_replicas: list[ReplicaState]) -> bool:
+def _is_held_back(state: State, head: RequestRecord, open_replicas: list[ReplicaState]) -> bool:
     """It is not for a lack of slots that the head waits, but for its trial."""
-    head = model.oldest
-    assert head is not None
     return any(
         not _may_start(state, head, one)
         and one.kv is not None
@@ -166,7 +128,10 @@ def _dispatch(
     state: State, step: Step, model: ModelState, record: RequestRecord, replica: ReplicaState
 ) -> None:
     record.walk(RequestStep.DISPATCH)
+    charge_predicted(state, record)
     dequeue(state, model, record)
+    record.is_returned = False
+    model.served_ns[band(record.request.weight)] = step.at_ns
     record.replica_id = replica.id
     replica.running[record.request.id] = record
     replica.running_ns += record.work_ns
@@ -177,10 +142,20 @@ def _dispatch(
     step.actions.append(Dispatch(record.request.id, replica.id, replica.node_id))
 
 
-def leave_replica(state: State, step: Step, record: RequestRecord) -> None:
-    """A running request ended: its slot is free, and perhaps its replica idle."""
+def leave_replica(
+    state: State, step: Step, record: RequestRecord, share_ns: int | None = None
+) -> None:
+    """A running request ended: its slot is free, and perhaps its replica idle.
+
+    `share_ns`: the device time that it had; where nobody says, what it can have had since it began,
+    and no more than was predicted.
+    """
     assert record.replica_id is not None
     replica = state.replicas[record.replica_id]
+    if share_ns is None:
+        elapsed_ns = step.at_ns - record.dispatched_ns
+        share_ns = min(record.charged_ns, elapsed_ns // len(replica.running))
+    charge_measured(state, record, share_ns)
     del replica.running[record.request.id]
     replica.running_ns -= record.work_ns
     step.touched[replica.model] = None
@@ -190,7 +165,13 @@ def leave_replica(state: State, step: Step, record: RequestRecord) -> None:
             step.has_room = True
 
 
-def settle(state: State, step: Step, record: RequestRecord, outcome: Outcome) -> None:
+def settle(
+    state: State,
+    step: Step,
+    record: RequestRecord,
+    outcome: Outcome,
+    share_ns: int | None = None,
+) -> None:
     """The one outcome of a request; whatever still knows it forgets it."""
     record.walk(RequestStep.SETTLE)
     if record.replica_id is None:
@@ -198,7 +179,7 @@ def settle(state: State, step: Step, record: RequestRecord, outcome: Outcome) ->
         dequeue(state, model, record)
         step.touched[record.request.model] = None
     else:
-        leave_replica(state, step, record)
+        leave_replica(state, step, record, share_ns)
     end_trial(state, step, record)
     if state.pauses:
         forget_victim(state, step, record.request.id)
@@ -294,7 +275,13 @@ def reopen(state: State, step: Step, replica: ReplicaState) -> None:
         step.touched[replica.model] = None
 
 
-def _grow(state: State, step: Step, model: ModelState, open_replicas: list[ReplicaState]) -> None:
+def _grow(
+    state: State,
+    step: Step,
+    model: ModelState,
+    open_replicas: list[ReplicaState],
+    head: RequestRecord,
+) -> None:
     """More or longer KV slots for a queue that does not fit.
 
     1. A larger context class into memory that nobody needs.
@@ -303,8 +290,7 @@ def _grow(state: State, step: Step, model: ModelState, open_replicas: list[Repli
        unless they are found before that.
     """
     replica = min(open_replicas, key=lambda one: (one.running_ns, one.id))
-    head = model.oldest
-    if replica.transition is not None or replica.kv is None or head is None:
+    if replica.transition is not None or replica.kv is None:
         return
     if step.at_ns < model.not_before_ns:
         wake_at(state, step, model.not_before_ns, f"retry:{model.spec.name}")
@@ -312,7 +298,7 @@ def _grow(state: State, step: Step, model: ModelState, open_replicas: list[Repli
     room_bytes = _room_to_grow(state, replica)
     is_too_short = head.request.cells > replica.kv.cells
     if is_too_short or room_bytes > kv_bytes(replica.spec, replica.kv):
-        shape = _larger(model, replica, room_bytes)
+        shape = _larger(model, replica, room_bytes, head)
         if shape is not None:
             why = f"{len(replica.running)} run and {len(model.queue)} wait"
             begin_resize(state, step, replica, shape, why)
@@ -332,16 +318,17 @@ def _room_to_grow(state: State, replica: ReplicaState) -> int:
     return min(min(ledger.available_bytes, ledger.free_bytes) for ledger in ledgers)
 
 
-def _larger(model: ModelState, replica: ReplicaState, room_bytes: int) -> KvShape | None:
+def _larger(
+    model: ModelState, replica: ReplicaState, room_bytes: int, head: RequestRecord
+) -> KvShape | None:
     """The largest class up to what the queue asks for that holds what runs, and fits."""
-    held, head = replica.kv, model.oldest
+    held = replica.kv
     assert held is not None
-    assert head is not None
     longest = max(one.request.cells for one in islice(model.queue.values(), _LOOK_AHEAD))
     wanted = shape_for(model.spec, len(replica.running) + len(model.queue), longest)
     shapes = _halved(wanted.sequences, held.sequences, max(wanted.cells, held.cells))
     if head.request.cells > held.cells:
-        shapes += _for_a_long_head(model, replica, held)
+        shapes += _for_a_long_head(model, replica, held, head)
     for shape in shapes:
         fails = model.failed_kv_tokens is not None and shape.tokens >= model.failed_kv_tokens
         if shape != held and not fails and kv_bytes(replica.spec, shape) <= room_bytes:
@@ -357,13 +344,14 @@ def _halved(sequences: int, least: int, cells: int) -> list[KvShape]:
     return shapes
 
 
-def _for_a_long_head(model: ModelState, replica: ReplicaState, held: KvShape) -> list[KvShape]:
+def _for_a_long_head(
+    model: ModelState, replica: ReplicaState, held: KvShape, head: RequestRecord
+) -> list[KvShape]:
     """A head that needs longer slots may have fewer of them: else it waits for all others' end.
 
     As many as it takes, whatever the classes; or as many as run, and the next that ends makes room.
     """
-    assert model.oldest is not None
-    cells = shape_for(model.spec, 1, model.oldest.request.cells).cells
+    cells = shape_for(model.spec, 1, head.request.cells).cells
     taken = len(replica.running)
     counts = {held.sequences, min(taken + 1, model.spec.max_sequences), max(1, taken)}
     return [KvShape(count, cells) for count in sorted(counts, reverse=True)]

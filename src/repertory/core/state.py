@@ -35,6 +35,12 @@ class RequestRecord:
     dispatched_ns: int = 0
     is_stopping: bool = False
     """It is being preempted."""
+    is_returned: bool = False
+    """Its worker died, and it waits for a slot in place of the one that it had."""
+    begin_ns: int | None = None
+    """By when its prompt must begin for its deadline, as predicted; None: it has none."""
+    charged_ns: int = 0
+    """Of its key's account, for the run under way: predicted until it is measured."""
     preemptions: int = 0
     returns: int = 0
     """How many workers died under it."""
@@ -47,8 +53,55 @@ class RequestRecord:
     strikes: tuple[str, ...] = ()
     """How workers died under it while it was the one on trial."""
 
+    @property
+    def has_begun(self) -> bool:
+        """It had a slot before."""
+        return self.company > 0
+
+    @property
+    def due_ns(self) -> int | None:
+        """`begin_ns` while its first token is not there."""
+        return self.begin_ns if self.made_by is None else None
+
     def walk(self, step: RequestStep) -> None:
         self.state = next_state(self.state, step, self)
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """What requests of a model have in common that wait in one line, first come first served."""
+
+    weight: float
+    key: str
+    stopped: int
+    began: bool
+    is_returned: bool
+    has_deadline: bool
+    """These stand by their deadlines."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Ticket:
+    """A place in one of a model's lines."""
+
+    begin_ns: int
+    """By when it must begin for its deadline; 0 without one."""
+    began_ns: int
+    """When it had a slot before; 0: never."""
+    since_ns: int
+    name: str
+
+
+@dataclass(slots=True)
+class KeyState:
+    """What one API key has had of the devices, and what waits for it."""
+
+    used_ns: int = 0
+    """As of `policy.fairness`: measured, and predicted for what runs."""
+    waiting: int = 0
+    queued_ns: dict[int, int] = field(default_factory=dict)
+    """Predicted work that waits, by class of weights (`policy.line.band`)."""
+    running: int = 0
 
 
 @dataclass(slots=True)
@@ -159,10 +212,14 @@ class ModelState:
     output: OutputLength
     queue: dict[str, RequestRecord] = field(default_factory=dict)
     """Waiting requests in order of arrival."""
+    lines: dict[Alike, list[Ticket]] = field(default_factory=dict)
+    """The same, by who is alike; `core.queueing` says who is next."""
     queued_ns: int = 0
     queued_weight: float = 0.0
     queued_weight_since: float = 0.0
     """Σ weight x since seconds: aging in O(1)."""
+    served_ns: dict[int, int] = field(default_factory=dict)
+    """When one of each class of weights (`policy.line.band`) was last dispatched."""
     replicas: dict[str, ReplicaState] = field(default_factory=dict)
     claims: dict[str, None] = field(default_factory=dict)
     """Replicas of others that drain for this model."""
@@ -248,6 +305,10 @@ class State:
         """Models that are served, with requests that wait for a slot and no memory for one."""
         self.waiting: int = 0
         self.queued_ns: int = 0
+        self.keys: dict[str, KeyState] = {}
+        """API keys with work under way, or whose account is above the level."""
+        self.level_ns: int = 0
+        """What the key that stopped waiting last had used then."""
         self.timers: dict[str, int] = {}
         self.action_count: int = 0
         self.replica_count: int = 0

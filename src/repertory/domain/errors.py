@@ -5,7 +5,8 @@ RepertoryError
 │   ├── UnknownModel       404, with near names
 │   ├── BadRequest         400, names the field
 │   ├── ContextExceeded    400, names the field and the arithmetic
-│   └── Overloaded         429, with the seconds after which to try again
+│   ├── Overloaded         429, with the seconds after which to try again
+│   └── DeadlineMissed     504, the first token cannot come when it is wanted
 ├── EngineError        a model, a file or a worker failed: HTTP 5xx
 │   ├── LoadFailed         503, the reason of the engine
 │   ├── OutOfMemory        503, the bytes that were asked for
@@ -23,6 +24,7 @@ __all__ = [
     "ClientError",
     "ConfigError",
     "ContextExceeded",
+    "DeadlineMissed",
     "EngineError",
     "LoadFailed",
     "OutOfMemory",
@@ -76,6 +78,13 @@ class Overloaded(ClientError):
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class DeadlineMissed(ClientError):
+    """The first token is wanted before it can come.  Nothing was begun."""
+
+    status = 504
+    kind = "timeout_error"
 
 
 class EngineError(RepertoryError):

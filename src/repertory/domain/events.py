@@ -68,6 +68,8 @@ class Finished:
     decode_ns: int
     reused_tokens: int = 0
     """Prompt tokens that a prefix cache spared."""
+    share_ns: int = 0
+    """Device time that was its own, since it was last dispatched: of a step of n, an n-th."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ class Preempted:
     request_id: str
     made_tokens: int = 0
     """All that it has made so far; it goes on after them."""
+    share_ns: int = 0
+    """As of `Finished`."""
 
 
 @dataclass(frozen=True, slots=True)

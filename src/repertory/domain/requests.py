@@ -47,6 +47,10 @@ class Request:
     """The most tokens it may generate; prompt + max_tokens cells are reserved for it."""
     weight: float = 1.0
     """Its share in `harm`; interactive work weighs 1."""
+    key: str = ""
+    """Whose work it counts as: an opaque name; empty where there are no API keys."""
+    deadline_ns: int | None = None
+    """When its first token is wanted, at the latest; None: nobody said."""
 
     @property
     def cells(self) -> int:

@@ -103,6 +103,10 @@ class GenerationSpec:
     With the fields above this is all of its state: draws, penalties, stop strings, half characters
     and the place in a grammar are functions of the tokens so far.
     """
+    weight: float = 1.0
+    """What it weighs among others' steps (`policy.share`); changes no token."""
+    deadline_ns: int | None = None
+    """When its first token is wanted, by the clock of `Frame.at_ns`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +164,8 @@ class TokenStep(Struct, frozen=True, array_like=True):
     """With `finish`, if it was asked for; of length 1 (L2)."""
     is_preempted: bool = False
     """It was preempted: it goes on where it is submitted next, after all that was told by now."""
+    share_ns: int = 0
+    """With `finish` and when preempted: device time that was its own, of a step of n an n-th."""
 
 
 class Frame(Struct, frozen=True, array_like=True):

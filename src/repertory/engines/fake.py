@@ -186,7 +186,8 @@ class FakeEngine:
         emitted = len(spec.emitted)
         if emitted >= length:
             raise EngineError(f"generation {spec.id} has made all of its {length} tokens")
-        job = Job(spec.id, len(spec.prompt) + emitted, length - emitted)
+        prompt_tokens = len(spec.prompt) + emitted
+        job = Job(spec.id, prompt_tokens, length - emitted, spec.weight, spec.deadline_ns)
         if not self._model.has_slot(replica_id, job):
             raise EngineError(f"no slot of {replica_id} holds {spec.id}")
         self._generations[spec.id] = planned
@@ -207,9 +208,9 @@ class FakeEngine:
         if self._generations.pop(generation_id, None) is None:
             return
         del self._sent[generation_id]
-        at_ns = self._now_ns()
+        at_ns, share_ns = self._now_ns(), self._model.share_ns(generation_id)
         self._model.cancel(at_ns, generation_id)
-        step = TokenStep(generation_id, (), "", is_preempted=True)
+        step = TokenStep(generation_id, (), "", is_preempted=True, share_ns=share_ns)
         self._frames.put_nowait(Frame(at_ns, (step,)))
         self._arm()
 
@@ -353,5 +354,6 @@ class FakeEngine:
                 embedding=embedding_of(planned.spec) if planned.spec.wants_embedding else (),
                 prefill_ns=output.prefill_ns,
                 decode_ns=output.decode_ns,
+                share_ns=output.share_ns,
             )
         ]

@@ -137,7 +137,7 @@ class NodeModel:
         assert lane.size < lane.kv.sequences, f"{replica_id} has no free sequence"
         assert job.prompt_tokens + job.output_tokens <= lane.kv.cells
         _enter(loop, lane)
-        lane.prefilling.append(Running(job, job.prompt_tokens, job.output_tokens))
+        lane.put(Running(job, job.prompt_tokens, job.output_tokens))
         self._where[job.id] = replica_id
         loop.interrupt(at_ns)
 
@@ -201,6 +201,11 @@ class NodeModel:
         lane = self._loop_of(self._where[generation_id]).lanes[self._where[generation_id]]
         running = lane.decoding.get(generation_id) or lane.held.get(generation_id)
         return running.job.output_tokens - running.output_left if running is not None else 0
+
+    def share_ns(self, generation_id: str) -> int:
+        """Device time that a running generation has had."""
+        lane = self._loop_of(self._where[generation_id]).lanes[self._where[generation_id]]
+        return next(one.share_ns for one in lane.all if one.job.id == generation_id)
 
     def device_bytes(self, device_id: str) -> int:
         """What this worker holds on a device now, by its own account."""

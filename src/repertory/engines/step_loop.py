@@ -9,7 +9,14 @@ from math import isqrt
 
 from repertory.domain.specs import KvShape, WeightsForm
 from repertory.perf.profiles import Profile
-from repertory.policy.share import Contender, StepKind, next_run, next_step, worth_ns
+from repertory.policy.share import (
+    Contender,
+    StepKind,
+    next_run,
+    next_step,
+    step_weight,
+    worth_ns,
+)
 
 __all__ = ["PREFILL_CHUNK", "Job", "Lane", "Output", "Running", "Segment", "StepLoop"]
 
@@ -24,6 +31,8 @@ class Job:
     id: str
     prompt_tokens: int
     output_tokens: int
+    weight: float = 1.0
+    deadline_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +46,22 @@ class Output:
     output_tokens: int
     prefill_ns: int
     decode_ns: int
+    share_ns: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Running:
     job: Job
     prefill_left: int
     output_left: int
     prefill_ns: int = 0
     decode_ns: int = 0
+    share_ns: int = 0
+
+    def weight(self, at_ns: int) -> float:
+        """Among others' steps."""
+        deadline_ns = self.job.deadline_ns if self.prefill_left else None
+        return step_weight(self.job.weight, deadline_ns, at_ns)
 
     @property
     def context_tokens(self) -> int:
@@ -64,6 +80,7 @@ class Lane:
     """Of the weights' bytes on the device."""
     kv: KvShape
     prefilling: deque[Running]
+    """What weighs more first, equal ones as they came."""
     decoding: dict[str, Running]
     held: dict[str, Running] = field(default_factory=dict)
     """They keep their slots, and take part in no step."""
@@ -91,12 +108,25 @@ class Lane:
     def all(self) -> list[Running]:
         return [*self.prefilling, *self.decoding.values(), *self.held.values()]
 
+    def weight(self, at_ns: int) -> float:
+        """Of the heaviest that it works on."""
+        return max(one.weight(at_ns) for one in (*self.prefilling, *self.decoding.values()))
+
+    def ratio(self) -> float:
+        """What the next prompt weighs to the heaviest that decodes."""
+        if not self.prefilling or not self.decoding:
+            return 1.0
+        heaviest = max(one.job.weight for one in self.decoding.values())
+        return self.prefilling[0].job.weight / heaviest
+
     def put(self, running: Running) -> None:
         """Later steps compute it."""
-        if running.prefill_left:
-            self.prefilling.append(running)
-        else:
+        if not running.prefill_left:
             self.decoding[running.job.id] = running
+            return
+        weight = running.job.weight
+        ahead = sum(one.job.weight >= weight for one in self.prefilling)
+        self.prefilling.insert(ahead, running)
 
     def take_out(self, generation_id: str) -> Running | None:
         """No later step computes it; None if it is not here."""
@@ -144,8 +174,15 @@ class Segment:
     step_ns: int
     growth_ns: int
     steps: int
+    weight: float = 1.0
+    """Of the lane's work when it was planned."""
+    used_ns: int = 0
+    """By its lane until then: from it and from all that passed since, its share is reckoned anew,
+    for rounding step by step would depend on how often somebody looks."""
     prefilled: Running | None = None
     """Whose chunk it is; it may be cancelled under the step."""
+    passed_ns: int = 0
+    """What is complete of it."""
 
     def spent_ns(self, steps: int) -> int:
         """What the first so many of them take."""
@@ -167,6 +204,7 @@ class Segment:
     def pass_over(self, steps: int) -> None:
         """They are complete; the rest begins where they end."""
         self.start_ns += self.spent_ns(steps)
+        self.passed_ns += self.spent_ns(steps)
         self.step_ns += steps * self.growth_ns
         self.steps -= steps
 
@@ -217,33 +255,37 @@ class StepLoop:
 
     def _complete(self, one: Segment, steps: int, end_ns: int, outputs: list[Output]) -> None:
         lane, spent_ns = one.lane, one.spent_ns(steps)
-        lane.used_ns += worth_ns(one.kind, spent_ns)
+        lane.used_ns = one.used_ns + worth_ns(one.kind, one.passed_ns + spent_ns, one.weight)
         lane.total_ns += spent_ns
         if self._run is not None and self._run[1] is not None:
             self._run = (self._run[0], self._run[1] - steps)
         if one.kind is StepKind.PREFILL:
-            if lane.prefilling and lane.prefilling[0] is one.prefilled:
-                self._complete_prefill(lane, spent_ns, end_ns, outputs)
+            if one.prefilled is not None and one.prefilled in lane.prefilling:
+                self._complete_prefill(lane, one.prefilled, spent_ns, end_ns, outputs)
             return
         lane.prompt_tokens_since = 0
+        company = max(1, len(lane.decoding))
+        # Of all that passed, less what had its share before: it adds up however often one looks.
+        each_ns = (one.passed_ns + spent_ns) // company - one.passed_ns // company
         for running in list(lane.decoding.values()):
             running.decode_ns += spent_ns
+            running.share_ns += each_ns
             running.output_left -= steps
             if running.output_left == 0:
                 del lane.decoding[running.job.id]
                 outputs.append(_output(end_ns, running, is_first=False))
 
     def _complete_prefill(
-        self, lane: Lane, spent_ns: int, end_ns: int, outputs: list[Output]
+        self, lane: Lane, running: Running, spent_ns: int, end_ns: int, outputs: list[Output]
     ) -> None:
-        running = lane.prefilling[0]
         running.prefill_ns += spent_ns
-        tokens = lane.next_prompt_tokens
+        running.share_ns += spent_ns
+        tokens = min(PREFILL_CHUNK, running.prefill_left)
         lane.prompt_tokens_since += tokens
         running.prefill_left -= tokens
         if running.prefill_left:
             return
-        lane.prefilling.popleft()
+        lane.prefilling.remove(running)
         running.output_left -= 1
         outputs.append(_output(end_ns, running, is_first=True))
         if running.output_left:
@@ -255,7 +297,11 @@ class StepLoop:
             self._segment = None
             return
         kind = next_step(
-            lane.next_prompt_tokens, bool(lane.decoding), lane.prompt_tokens_since, PREFILL_CHUNK
+            lane.next_prompt_tokens,
+            bool(lane.decoding),
+            lane.prompt_tokens_since,
+            PREFILL_CHUNK,
+            lane.ratio(),
         )
         assert kind is not None
         steps = 1
@@ -265,9 +311,10 @@ class StepLoop:
         if self._run[1] is not None:
             steps = min(steps, self._run[1])
         prefilled = lane.prefilling[0] if kind is StepKind.PREFILL else None
-        growth_ns = lane.growth_ns if steps > 1 else 0
-        step_ns = lane.step_ns(kind)
-        self._segment = Segment(lane, kind, at_ns, step_ns, growth_ns, steps, prefilled)
+        steps_like = lane.step_ns(kind), lane.growth_ns if steps > 1 else 0
+        self._segment = Segment(
+            lane, kind, at_ns, *steps_like, steps, lane.weight(at_ns), lane.used_ns, prefilled
+        )
 
     def _choose_lane(self) -> Lane | None:
         busy = [lane for lane in self.lanes.values() if lane.has_work]
@@ -299,4 +346,5 @@ def _output(at_ns: int, running: Running, *, is_first: bool) -> Output:
         running.job.output_tokens - running.output_left,
         running.prefill_ns,
         running.decode_ns,
+        running.share_ns,
     )

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
+from typing import TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -21,7 +22,8 @@ from repertory.gateway.answering.admission import Admission
 from repertory.gateway.answering.embeddings import Embeddings
 from repertory.gateway.answering.jobs import Generating
 from repertory.gateway.answering.tokens import detokenize, tokenize
-from repertory.gateway.asking.asks import Ask
+from repertory.gateway.asking.asks import Ask, EmbeddingAsk
+from repertory.gateway.asking.deadline import DEADLINE_HEADER, first_token_by_s
 from repertory.gateway.asking.parse import parse_chat, parse_completion, parse_embedding
 from repertory.gateway.doors.caller import SeenService
 from repertory.gateway.doors.door import Door, Guard
@@ -33,7 +35,9 @@ from repertory.live.facade import Service
 
 __all__ = ["Limits", "build_app", "routes_of"]
 
-_Take = Callable[[bytes, Account], Awaitable[Answer]]
+_Take = Callable[[bytes, float | None, Account], Awaitable[Answer]]
+"""Body, by when the first token is wanted, account."""
+_Asked = TypeVar("_Asked", Ask, EmbeddingAsk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +172,11 @@ class _Endpoint:
         return _json(WishTaken(name, wish.value), 202)
 
     async def _answer(self, request: Request, take: _Take, prompt_field: str) -> ASGIApp:
-        account = Account(self._metrics, asyncio.get_running_loop().time)
+        now_s = asyncio.get_running_loop().time
+        account, arrived_s = Account(self._metrics, now_s), now_s()
         try:
-            return await take(await self._body(request), account)
+            by_s = first_token_by_s(request.headers.get(DEADLINE_HEADER), arrived_s)
+            return await take(await self._body(request), by_s, account)
         except RepertoryError as error:
             failure = failure_of(error, prompt_field)
             account.close(failure.outcome, failure.status)
@@ -185,16 +191,16 @@ class _Endpoint:
             account.close("failed", 500)
             raise
 
-    async def _take_chat(self, body: bytes, account: Account) -> Answer:
-        ask = parse_chat(body, self._random)
+    async def _take_chat(self, body: bytes, by_s: float | None, account: Account) -> Answer:
+        ask = _due(parse_chat(body, self._random), by_s)
         return self._carried(await self._admission.chat(ask, account), ask, account)
 
-    async def _take_completion(self, body: bytes, account: Account) -> Answer:
-        ask = parse_completion(body, self._random)
+    async def _take_completion(self, body: bytes, by_s: float | None, account: Account) -> Answer:
+        ask = _due(parse_completion(body, self._random), by_s)
         return self._carried(await self._admission.completion(ask, account), ask, account)
 
-    async def _take_embedding(self, body: bytes, account: Account) -> Answer:
-        ask = parse_embedding(body)
+    async def _take_embedding(self, body: bytes, by_s: float | None, account: Account) -> Answer:
+        ask = _due(parse_embedding(body), by_s)
         spec = self._service.resolve(ask.model)
         account.model = spec.name
         job = Embeddings(self._service, spec, ask, account)
@@ -217,6 +223,12 @@ class _Endpoint:
             if len(body) > limit:
                 raise HTTPException(413, f"The body is larger than {limit} bytes.")
         return bytes(body)
+
+
+def _due(ask: _Asked, by_s: float | None) -> _Asked:
+    if by_s is None:
+        return ask
+    return replace(ask, options=replace(ask.options, first_token_by_s=by_s))
 
 
 def _json(value: object, status: int = 200) -> Response:

@@ -8,6 +8,7 @@ import msgspec
 from repertory.domain.errors import (
     ClientError,
     ContextExceeded,
+    DeadlineMissed,
     EngineError,
     LoadFailed,
     OutOfMemory,
@@ -40,6 +41,7 @@ _CODES: dict[type[RepertoryError], str] = {
     UnknownModel: "model_not_found",
     ContextExceeded: "context_length_exceeded",
     Overloaded: "rate_limit_exceeded",
+    DeadlineMissed: "deadline_exceeded",
     LoadFailed: "load_failed",
     OutOfMemory: "out_of_memory",
     Quarantined: "quarantined",
@@ -56,10 +58,15 @@ class Failure:
     status: int
     body: bytes
     retry_after_s: int | None = None
+    is_refusal: bool = False
+    """Nothing was begun."""
+    is_final: bool = False
+    """Official clients try again after a 5xx; here that would only cost the time that lacks."""
 
     @property
     def headers(self) -> dict[str, str]:
-        return {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        headers = {} if self.retry_after_s is None else {"retry-after": str(self.retry_after_s)}
+        return headers | {"x-should-retry": "false"} if self.is_final else headers
 
     @property
     def event(self) -> bytes:
@@ -69,7 +76,7 @@ class Failure:
     @property
     def outcome(self) -> str:
         """The word of the metrics for it."""
-        if self.status == 429:
+        if self.is_refusal or self.status == 429:
             return "refused"
         if self.status == TimedOut.status:
             return "timed_out"
@@ -92,7 +99,9 @@ def failure_of(error: RepertoryError, prompt_field: str | None = None) -> Failur
     if not isinstance(error, ClientError | EngineError):
         status = 500
     code = _CODES.get(type(error))
-    return Failure(status, _body(str(error), error.kind, field, code), retry_after_s)
+    is_late = isinstance(error, DeadlineMissed)
+    body = _body(str(error), error.kind, field, code)
+    return Failure(status, body, retry_after_s, is_refusal=is_late, is_final=is_late)
 
 
 def http_failure(status: int, message: str, code: str | None = None) -> Failure:

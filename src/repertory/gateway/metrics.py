@@ -95,6 +95,7 @@ class Metrics:
                 moves.worker_restarts,
                 moves.preemptions,
                 moves.resumes,
+                moves.deadlines,
             ),
         )
 

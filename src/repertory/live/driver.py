@@ -303,7 +303,7 @@ class Driver:
         now_ns = self.now_ns()
         if step.is_preempted:
             made = self._owner.emitted_tokens(step.generation_id)
-            self.post(Preempted(now_ns, step.generation_id, made))
+            self.post(Preempted(now_ns, step.generation_id, made, step.share_ns))
             return
         self._owner.tokens(step)
         if step.error is not None:
@@ -323,5 +323,6 @@ class Driver:
                     step.prefill_ns,
                     step.decode_ns,
                     self._started.get(step.generation_id, 0),
+                    step.share_ns,
                 )
             )

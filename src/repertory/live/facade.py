@@ -45,7 +45,9 @@ class GenerationOptions:
     weight: float | None = None
     """`Request.weight`; None: the model's own."""
     key: str = ""
-    """The caller's API key id; empty without keys."""
+    """The name of the caller's API key; empty without keys."""
+    first_token_by_s: float | None = None
+    """When the first token is wanted, on the running loop's clock; None: nobody said."""
 
 
 class Piece(Struct, frozen=True):
@@ -214,7 +216,8 @@ class Service(Protocol):
         self, spec: ModelSpec, prompt: tuple[int, ...], options: GenerationOptions
     ) -> Generation:
         """Admit a request.  A model that only makes embeddings does not generate: `BadRequest`
-        (field "model").  `ContextExceeded` or `Overloaded` at once, nothing is loaded for it.
+        (field "model").  `ContextExceeded`, `Overloaded` or `DeadlineMissed` at once, nothing is
+        loaded for it.
 
         Ids outside of the model's vocabulary are a `BadRequest` (field "prompt").  May be
         cancelled at any await: the request is then over, and nobody else's load with it.

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 
 from repertory.domain.errors import (
     ContextExceeded,
+    DeadlineMissed,
     Overloaded,
     RepertoryError,
     UnknownModel,
@@ -149,6 +150,8 @@ def _error(outcome: Outcome) -> RepertoryError | None:
         return Overloaded(outcome.message, outcome.retry_after_s)
     if outcome.status == 404:
         return UnknownModel(outcome.message, "model")
+    if outcome.status == 504:
+        return DeadlineMissed(outcome.message)
     if outcome.status == 400:
         return ContextExceeded(outcome.message)
     return engine_error(outcome.fault or Fault.ENGINE, outcome.message)

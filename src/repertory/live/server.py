@@ -177,6 +177,12 @@ class Server:
         asked = 1 if options.wants_embedding else options.max_tokens
         max_tokens = _max_tokens(spec, len(prompt), asked)
         self._count += 1
+        driver = self._running_driver()
+        weight = offer.weight if options.weight is None else options.weight
+        deadline_ns = None
+        if options.first_token_by_s is not None:
+            left_s = options.first_token_by_s - asyncio.get_running_loop().time()
+            deadline_ns = driver.now_ns() + round(left_s * 1e9)
         generation = GenerationSpec(
             f"{self._name}-{self._count}",
             prompt,
@@ -188,12 +194,14 @@ class Server:
             options.logprobs,
             options.shows_specials,
             options.wants_embedding,
+            weight=weight,
+            deadline_ns=deadline_ns,
         )
         answer = RunningAnswer(generation, spec.name, self._cancel, self._progress, self._hold)
         self._answers[answer.id] = answer
-        weight = offer.weight if options.weight is None else options.weight
-        request = Request(answer.id, spec.name, len(prompt), max_tokens, weight)
-        driver = self._running_driver()
+        request = Request(
+            answer.id, spec.name, len(prompt), max_tokens, weight, options.key, deadline_ns
+        )
         driver.post(Arrived(driver.now_ns(), request))
         try:
             await answer.admitted

@@ -3,8 +3,13 @@
 from dataclasses import dataclass
 
 from repertory.domain.decisions import Option, Verdict
+from repertory.policy.objective import MISS_PENALTY_S
 
-__all__ = ["Backlog", "admit"]
+__all__ = ["Backlog", "admit", "in_time"]
+
+_DOUBT = 2.0
+"""How far off the prediction of a first token may be where little was measured.  A deadline between
+half of it and all of it is tried, and may be missed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,38 @@ def admit(
         why = f"the predicted wait is {backlog.wait_s:.1f} s, the limit is {max_queue_s:.0f} s"
         return _refusal(request_id, backlog, backlog.wait_s - max_queue_s, why)
     return None
+
+
+def in_time(request_id: str, left_s: float, first_s: float) -> Verdict | None:
+    """None: its first token may come before its deadline, which is `left_s` away.  Otherwise the
+    refusal, at once: a client that has no time left must not wait to learn it.
+
+    `first_s` is the prediction under the best option there is, whatever others lose by it.
+
+    1. The deadline has passed.
+    2. Even half of the prediction is longer.
+    """
+    if left_s <= 0.0:
+        why = (
+            f"its deadline passed {-left_s:.3g} s before it came in; the first token would take "
+            f"{first_s:.3g} s at best"
+        )
+    elif left_s * _DOUBT < first_s:
+        why = (
+            f"its first token is wanted within {left_s:.3g} s and is predicted after "
+            f"{first_s:.3g} s at best"
+        )
+    else:
+        return None
+    return Verdict(
+        rule="admit",
+        subject=request_id,
+        choice="refuse",
+        why=why,
+        options=(Option("before everybody else", first_s + MISS_PENALTY_S, first_s, 0),),
+        predicted_s=first_s,
+        basis="prior",
+    )
 
 
 def _refusal(request_id: str, backlog: Backlog, retry_s: float, why: str) -> Verdict:

@@ -1,12 +1,15 @@
 """What every decision minimises, in one place (design.md §6).
 
     harm = Σ over affected requests  w_r · added seconds until its first token
+         + Σ over affected requests  w_r · MISS_PENALTY_S · [its deadline is missed]
          + Σ over replicas given up  P(use soon) · seconds to bring it back
 
 `w_r` is the request's own weight, grown by waiting (aging): after `max_wait_s` it counts double,
 and from then on its model is next on some feasible device whatever else (`in_order`).
-Stalls of running streams are weighed where they are caused (`policy.preempt`); missed deadlines
-join the sum with deadlines.
+Stalls of running streams are weighed where they are caused (`policy.preempt`).
+
+A penalty is paid once, so it counts where a choice decides it: for a deadline that is met one way
+and missed the other.  One that is missed already, or met anyway, changes nothing.
 """
 
 import math
@@ -14,7 +17,44 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop
 
-__all__ = ["Starving", "aged_weight", "in_order", "probability_of_use"]
+__all__ = [
+    "MISS_PENALTY_S",
+    "Due",
+    "Starving",
+    "aged_weight",
+    "at_risk",
+    "in_order",
+    "missed_weight",
+    "probability_of_use",
+]
+
+MISS_PENALTY_S = 10.0
+"""A missed deadline is as bad as having waited for the default `max_wait`, which is the longest
+that anybody should.  So it outweighs a switch there and back on everything measured so far (0.05 to
+3 s), and a deadline does decide; and it doubles a fresh request's weight at most, so whoever names
+one cannot outlaw those who have waited."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A waiting request with a deadline."""
+
+    weight: float
+    begin_ns: int
+    """Its deadline less its own prompt: when it must be able to begin."""
+
+
+def missed_weight(dues: Sequence[Due], at_ns: int, wait_s: float) -> float:
+    """Σ w of those whose deadlines are missed by having to wait so long, and were not before."""
+    end_ns = at_ns + round(wait_s * 1e9)
+    return sum(due.weight for due in dues if at_ns <= due.begin_ns < end_ns)
+
+
+def at_risk(dues: Sequence[Due], at_ns: int, there_s: float, wait_s: float) -> float:
+    """Σ w of those whose deadlines are met if the way to them begins now (it takes `there_s`), and
+    missed if it begins `wait_s` later.
+    """
+    return missed_weight(dues, at_ns + round(there_s * 1e9), wait_s)
 
 
 def aged_weight(weight: float, weighted_wait_s: float, max_wait_s: float) -> float:
@@ -49,6 +89,10 @@ class Starving:
     """The least per device that serves its oldest request."""
     devices: int
     """On so many devices at once."""
+    first: str = ""
+    """Who of its queue is next."""
+    dues: tuple[Due, ...] = ()
+    """Of those who wait, the first ones."""
 
 
 def in_order(starving: Sequence[Starving], at_ns: int, max_wait_s: float) -> Iterator[Starving]:
@@ -56,7 +100,8 @@ def in_order(starving: Sequence[Starving], at_ns: int, max_wait_s: float) -> Ite
 
     1. Overdue models first, the longest-waiting of them before the others.
     2. Then the most harm saved per second of device time (weighted shortest job first), where
-       Σ w_r = Σ w + Σ w · waited / max_wait, from the running sums.
+       Σ w_r = Σ w + Σ w · waited / max_wait, from the running sums, and a deadline that is met now
+       and missed one `max_wait` later counts as having waited for its penalty.
     3. Ties go to the name.
     """
     overdue_ns = at_ns - round(max_wait_s * 1e9)
@@ -70,12 +115,16 @@ def in_order(starving: Sequence[Starving], at_ns: int, max_wait_s: float) -> Ite
     while overdue:
         yield heappop(overdue)[2]
     per_weight = 1.0 + at_ns / 1e9 / max_wait_s
+
+    def sum_of(one: Starving) -> float:
+        sum_ = one.weight * per_weight - one.weighted_since_s / max_wait_s
+        if one.dues:
+            risked = at_risk(one.dues, at_ns, one.switch_ns / 1e9, max_wait_s)
+            sum_ += risked * MISS_PENALTY_S / max_wait_s
+        return sum_
+
     others = [
-        (
-            (one.weighted_since_s / max_wait_s - one.weight * per_weight) / (one.work_ns + 1),
-            one.name,
-            one,
-        )
+        (-sum_of(one) / (one.work_ns + 1), one.name, one)
         for one in starving
         if one.since_ns is None or one.since_ns > overdue_ns
     ]

@@ -7,6 +7,8 @@ one back.  So what counts is how long the victim would run on, and who pays with
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from repertory.policy.objective import MISS_PENALTY_S, Due, at_risk
+
 __all__ = ["Stake", "Stop", "expected_left", "grown_weight", "worth_stopping"]
 
 
@@ -28,6 +30,8 @@ class Stake:
     """What it would go on for."""
     resume_s: float
     """To compute again what its KV memory held."""
+    due_s: float | None = None
+    """Until its deadline, if that is ahead and its first token is not there; else None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +62,35 @@ def expected_left(usual: float | None, most: float, made: float) -> float:
 
 
 def worth_stopping(
-    waiting_weight: float, running: Sequence[Stake], there_s: float, work_s: float, back_s: float
+    waiting_weight: float,
+    running: Sequence[Stake],
+    there_s: float,
+    work_s: float,
+    back_s: float,
+    dues: Sequence[Due] = (),
 ) -> Stop | None:
     """Compare stopping all of `running` with waiting for its end; None: nothing runs.
 
-    `there_s`: the switch to those who wait; `work_s`: their work; `back_s`: the switch back.
+    `there_s`: the switch to those who wait; `work_s`: their work; `back_s`: the switch back;
+    `dues`: those of them with deadlines, whose times count from now.
 
-    1. Saved: the weight of those who wait, for as long as the longest of the running goes on.
+    1. Saved: the weight of those who wait, for as long as the longest of the running goes on, and
+       the penalty of each deadline that is met by stopping and missed by waiting.
     2. Lost: each of the running waits for the switch there, the work, the switch back and its own
-       resume.
+       resume, and pays the penalty of a deadline that it misses by that.
     3. What goes on for less than the penalty (both switches and the longest resume) is let end.
     """
     if not running:
         return None
     drain_s = max(one.left_s for one in running)
     away_s = there_s + work_s + back_s
+    missed = sum(
+        one.weight for one in running if one.due_s is not None and one.due_s < away_s + one.resume_s
+    )
+    risked = at_risk(dues, 0, there_s, drain_s)
     return Stop(
-        saved=waiting_weight * drain_s,
-        lost=sum(one.weight * (away_s + one.resume_s) for one in running),
+        saved=waiting_weight * drain_s + risked * MISS_PENALTY_S,
+        lost=sum(one.weight * (away_s + one.resume_s) for one in running) + missed * MISS_PENALTY_S,
         drain_s=drain_s,
         penalty_s=there_s + back_s + max(one.resume_s for one in running),
     )

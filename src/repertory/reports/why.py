@@ -56,6 +56,8 @@ class _Teller:
         self._moves: dict[int, Move] = {}
         self._models_of: dict[str, str] = {}
         self._is_waiting = False
+        self._deadline_ns: int | None = None
+        """Of the request, until its first token."""
         self._runs_on: str | None = None
         """A node; None while it waits."""
         self._broke_off_ns: int | None = None
@@ -122,11 +124,16 @@ class _Teller:
                 f"arrived for {request['model']}: {request['prompt_tokens']} prompt tokens, "
                 f"at most {request['max_tokens']} to generate"
             )
+            self._deadline_ns = request.get("deadline_ns")
+            if self._deadline_ns is not None:
+                left_s = (self._deadline_ns - event["at_ns"]) / 1e9
+                text += f"; its first token is wanted within {left_s:.3g} s"
             story.parts.append(Milestone(step, at_s, text))
         if self.story is None:
             return
         if event.get("request_id") == self._subject:
-            self.story.parts.append(Milestone(step, at_s, self._happened(event)))
+            text = self._happened(event) + self._lateness(event)
+            self.story.parts.append(Milestone(step, at_s, text))
         if event["kind"] == "WorkerLost" and event["node_id"] == self._runs_on:
             self._break_off(event["at_ns"])
             text = f"its worker died ({event['message']}); it waits, to go on where it stood"
@@ -154,6 +161,17 @@ class _Teller:
         found = event.get("reused_tokens", 0)
         way = f"{found} tokens before it were found" if found else "all before it computed again"
         return f"goes on, {seconds_text(after_s)} after it broke off ({way})"
+
+    def _lateness(self, event: _Record) -> str:
+        """What became of its deadline, with the first token, or with the end of what has none."""
+        deadline_ns = self._deadline_ns
+        if deadline_ns is None or event["kind"] not in ("FirstToken", "Finished"):
+            return ""
+        self._deadline_ns = None
+        late_s = (event["at_ns"] - deadline_ns) / 1e9
+        if late_s > 0:
+            return f"; its deadline was missed by {seconds_text(late_s)}"
+        return f"; {seconds_text(-late_s)} before its deadline"
 
     def _action(self, step: int, at_s: float, action: _Record) -> None:
         if self.story is None or self.story.kind != "request":

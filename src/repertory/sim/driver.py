@@ -134,7 +134,9 @@ class Simulation:
                 request = self._requests[request_id]
                 made = self._made.get(request_id, 0)
                 length = self._output_tokens(request)
-                job = Job(request_id, request.prompt_tokens + made, length - made)
+                prompt_tokens, weight = request.prompt_tokens + made, request.weight
+                deadline_ns = None if made else request.deadline_ns
+                job = Job(request_id, prompt_tokens, length - made, weight, deadline_ns)
                 self._nodes[node_id].submit(self.now_ns, replica_id, job)
             case Cancel(request_id, _, node_id):
                 self._nodes[node_id].cancel(self.now_ns, request_id)
@@ -168,8 +170,9 @@ class Simulation:
         node.catch_up(self.now_ns)
         if name in node.generations:
             self._made[name] = self._made.get(name, 0) + node.produced(name)
+            share_ns = node.share_ns(name)
             node.cancel(self.now_ns, name)
-            self._push(Preempted(self.now_ns, name, self._made[name]))
+            self._push(Preempted(self.now_ns, name, self._made[name], share_ns))
 
     def _bury(self, lost: NodeModel) -> None:
         """What its generations have made by now is not made again."""
@@ -192,6 +195,7 @@ class Simulation:
                 self._made.get(name, 0) + happened.output_tokens,
                 happened.prefill_ns,
                 happened.decode_ns,
+                share_ns=happened.share_ns,
             )
 
 

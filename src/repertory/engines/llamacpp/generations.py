@@ -8,6 +8,7 @@ from repertory.engines.grammar.automaton import Automaton
 from repertory.engines.llamacpp.sampling import TokenSampler
 from repertory.engines.pooling import Pool
 from repertory.engines.text import TextAssembler
+from repertory.policy.share import step_weight
 
 __all__ = ["Drawn", "Generation"]
 
@@ -35,6 +36,13 @@ class Generation:
     """It takes part in no step."""
     prefill_ns: int = 0
     decode_ns: int = 0
+    share_ns: int = 0
+    """Device time that was its own: of a step of n, an n-th."""
+
+    def weight(self, at_ns: int) -> float:
+        """Among others' steps."""
+        has_token = self.output_tokens > 0
+        return step_weight(self.spec.weight, None if has_token else self.spec.deadline_ns, at_ns)
 
     @property
     def is_prefilling(self) -> bool:
@@ -75,6 +83,7 @@ class Drawn:
             error=self.error,
             prefill_ns=one.prefill_ns if is_over else 0,
             decode_ns=one.decode_ns if is_over else 0,
+            share_ns=one.share_ns if is_over else 0,
             reused_tokens=one.reused if one.output_tokens == len(one.spec.emitted) + 1 else 0,
             traces=self.traces,
             logprobs=self.logprobs,

@@ -172,6 +172,10 @@ class Serving:
                 return True
         return False
 
+    def share_ns(self, generation_id: str) -> int | None:
+        """Device time that a generation has had; None if it is not here."""
+        return next((one.share_ns for one in self._all() if one.spec.id == generation_id), None)
+
     def hold(self, generation_id: str, is_held: bool) -> bool:
         """Keep a generation out of the steps, or let it go on; False if it is not here."""
         for one in self._all():
@@ -192,13 +196,15 @@ class Serving:
         self.context.use_threads(threads)
         before = self._prompt_tokens_since
         started_ns = time.monotonic_ns()
+        weight = self._weight(started_ns)
         drawn = self._prefill() if kind is StepKind.PREFILL else self._decode()
         elapsed_ns = time.monotonic_ns() - started_ns
         took_ns = elapsed_ns // sharing
-        self._account(kind, took_ns, elapsed_ns)
+        self._account(kind, took_ns, elapsed_ns, weight)
         if kind is StepKind.PREFILL and self._prompt_tokens_since > before:
             self._token_s = elapsed_ns / 1e9 / (self._prompt_tokens_since - before)
         for one in drawn:
+            one.generation.share_ns += took_ns // len(drawn)
             if kind is StepKind.PREFILL:
                 one.generation.prefill_ns += took_ns
             else:
@@ -246,7 +252,9 @@ class Serving:
 
     def _admit(self) -> None:
         while self._waiting and None in self._slots:
-            self._settle(self._waiting.popleft())
+            one = max(self._waiting, key=lambda one: one.spec.weight)  # of equal ones the first
+            self._waiting.remove(one)
+            self._settle(one)
         self._close_gap()
 
     def _settle(self, one: Generation) -> None:
@@ -373,8 +381,9 @@ class Serving:
         return [slot for slot, one in self._stepping() if not one.is_prefilling]
 
     def _prefilling(self) -> int | None:
-        """The slot whose prompt is next."""
-        return next((slot for slot, one in self._stepping() if one.is_prefilling), None)
+        """The slot whose prompt is next: the heaviest, of equal ones the first."""
+        prefilling = [pair for pair in self._stepping() if pair[1].is_prefilling]
+        return max(prefilling, key=lambda pair: pair[1].spec.weight, default=(None, None))[0]
 
     def _stepping(self) -> Iterator[tuple[int, Generation]]:
         """Generations that take part in steps, by slot."""
@@ -386,17 +395,24 @@ class Serving:
     def next(self) -> StepKind | None:
         """What the next step is; None: there is nothing to do."""
         slot, chunk_tokens = self._prefilling(), self.context.chunk_tokens
+        weight = 0.0
         if slot is not None:
             one = self._occupant(slot)
             tokens = min(chunk_tokens, one.prefill_tokens - one.computed)
+            weight = one.spec.weight
         else:
             tokens = chunk_tokens if self._waiting and None in self._slots else 0
-        is_decoding = any(not one.is_prefilling for _, one in self._stepping())
-        return next_step(tokens, is_decoding, self._prompt_tokens_since, chunk_tokens)
+        decoding = [one.spec.weight for _, one in self._stepping() if not one.is_prefilling]
+        ratio = weight / max(decoding) if decoding else 1.0
+        return next_step(tokens, bool(decoding), self._prompt_tokens_since, chunk_tokens, ratio)
 
-    def _account(self, kind: StepKind, took_ns: int, elapsed_ns: int) -> None:
+    def _weight(self, at_ns: int) -> float:
+        """Of the heaviest that it works on."""
+        return max((one.weight(at_ns) for _, one in self._stepping()), default=1.0)
+
+    def _account(self, kind: StepKind, took_ns: int, elapsed_ns: int, weight: float) -> None:
         self.last = kind
-        self.used_ns += worth_ns(kind, took_ns)
+        self.used_ns += worth_ns(kind, took_ns, weight)
         self.total_ns += took_ns
         known = self._expected_ns[kind]
         newer = known + _SMOOTHING * (elapsed_ns - known) if known else elapsed_ns

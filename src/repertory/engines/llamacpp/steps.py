@@ -163,9 +163,13 @@ class StepLoop:
         """Free its slot, and tell that it may be submitted again.  By a command for all: what it
         has made by now was told at the end of its last turn.
         """
-        if any(serving.cancel(generation_id) for serving in self._serving.values()):
+        for serving in self._serving.values():
+            share_ns = serving.share_ns(generation_id)
+            if share_ns is None:
+                continue
+            serving.cancel(generation_id)
             with self._one_speaker:
-                step = TokenStep(generation_id, (), "", is_preempted=True)
+                step = TokenStep(generation_id, (), "", is_preempted=True, share_ns=share_ns)
                 self._emit(Frame(time.monotonic_ns(), (step,)))
 
     def hold(self, generation_id: str, is_held: bool) -> None:

@@ -7,20 +7,18 @@ from collections.abc import Awaitable, Callable
 
 from repertory.domain.errors import BadRequest, ContextExceeded, EngineError
 from repertory.domain.specs import ModelSpec
-from repertory.engines.contract import Sampling
 from repertory.gateway.account import Account
 from repertory.gateway.answering.jobs import together
 from repertory.gateway.asking.asks import EmbeddingAsk
 from repertory.gateway.telling.form import encode
 from repertory.gateway.telling.shapes import Embedding, EmbeddingList, EmbeddingUsage
-from repertory.live.facade import Generation, GenerationOptions, Service
+from repertory.live.facade import Generation, Service
 
 __all__ = ["Embeddings"]
 
 _AT_ONCE = 16
 """Inputs of one request that are under way together: enough to fill a batch of the engine, and
 the queue stays open for others."""
-_OPTIONS = GenerationOptions(max_tokens=1, sampling=Sampling(), wants_embedding=True)
 
 
 class Embeddings:
@@ -80,7 +78,7 @@ class Embeddings:
         prompt = await self._service.tokenize(self._spec, text) if isinstance(text, str) else text
         if not prompt:
             raise BadRequest("The input holds no token.", "prompt")
-        generation = await self._service.generate(self._spec, prompt, _OPTIONS)
+        generation = await self._service.generate(self._spec, prompt, self._ask.options)
         self._running.append(generation)
         self._account.admit(generation)
         self.request_id = self.request_id or generation.id

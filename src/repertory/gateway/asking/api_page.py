@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from repertory.gateway.asking.fields import CHAT, COMPLETION, EMBEDDING, Fate, Field
+from repertory.gateway.asking.fields import CHAT, COMPLETION, EMBEDDING, HEADERS, Fate, Field
 
 __all__ = ["api_page", "main"]
 
@@ -23,6 +23,7 @@ _PAGES = (
     ("POST /v1/chat/completions", CHAT),
     ("POST /v1/completions", COMPLETION),
     ("POST /v1/embeddings", EMBEDDING),
+    ("Headers of all three", HEADERS),
 )
 
 

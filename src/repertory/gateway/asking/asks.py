@@ -72,3 +72,4 @@ class EmbeddingAsk:
     inputs: tuple[str | tuple[int, ...], ...]
     is_base64: bool
     dimensions: int | None
+    options: GenerationOptions

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["CHAT", "COMPLETION", "EMBEDDING", "Fate", "Field"]
+__all__ = ["CHAT", "COMPLETION", "EMBEDDING", "HEADERS", "Fate", "Field"]
 
 
 class Fate(Enum):
@@ -43,6 +43,14 @@ def _refused(note: str) -> Field:
 _BOOKKEEPING = "bookkeeping of OpenAI's own service"
 _CACHE = "prompt prefixes are reused without being asked"
 
+_PRIORITY = _served(
+    "`interactive`, `batch` (a tenth of it), or a weight from 0.01 to 10: what a second of its "
+    "waiting counts beside others'. Who weighs more has the next slot and the next step; what runs "
+    "is stopped, and goes on later, for what weighs more. Waiting makes heavier: twice after 10 s. "
+    "Absent: the model's",
+    "ours",
+)
+
 _GENERATION: Mapping[str, Field] = {
     "model": _served("a model's name or alias"),
     "frequency_penalty": _served("-2 to 2"),
@@ -64,12 +72,7 @@ _GENERATION: Mapping[str, Field] = {
     "ignore_eos": _served("go on to `max_tokens`", "llama.cpp, vLLM"),
     "json_schema": _served("a JSON schema that the answer is held to", "llama.cpp"),
     "min_p": _served("0 to 1", "llama.cpp, vLLM"),
-    "priority": _served(
-        "`interactive`, `batch` (a tenth of it), or a weight from 0.01 to 10: what a second of its "
-        "waiting counts beside others'; what runs is stopped, and goes on later, for what weighs "
-        "more. Absent: the model's",
-        "ours",
-    ),
+    "priority": _PRIORITY,
     "repeat_penalty": _served("above 0, to 10", "llama.cpp, Ollama"),
     "repetition_penalty": _served("the same under its other name", "vLLM"),
     "structured_outputs": _served(
@@ -134,5 +137,18 @@ EMBEDDING: Mapping[str, Field] = {
     "input": _served("a text, a list of texts, a list of token ids, or a list of such lists"),
     "dimensions": _served("only the number that the model makes"),
     "encoding_format": _served("`float` or `base64`"),
+    "priority": _PRIORITY,
     "user": _ignored(_BOOKKEEPING),
 }
+
+HEADERS: Mapping[str, Field] = {
+    "x-repertory-deadline-ms": _served(
+        "a whole number: within so many milliseconds of its arrival here the request wants its "
+        "first token (an embedding, its vector). If that cannot be, whatever is done for it, or if "
+        "the number is 0 or less, it is refused at once: 504, `deadline_exceeded`, with the "
+        "prediction. Else it counts in every choice made for it; one that is missed all the same "
+        "is answered all the same. With `n` or several prompts each of them has it",
+        "ours",
+    ),
+}
+"""Of all requests that generate."""

@@ -119,7 +119,11 @@ def parse_embedding(body: bytes) -> EmbeddingAsk:
     inputs = prompts_of(wanted.input, "input")
     if len(inputs) > _MOST_INPUTS:
         raise BadRequest(f"These are {len(inputs)} inputs; {_MOST_INPUTS} may come.", "input")
-    return EmbeddingAsk(wanted.model, inputs, wanted.encoding_format == "base64", wanted.dimensions)
+    options = GenerationOptions(
+        max_tokens=1, sampling=Sampling(), wants_embedding=True, weight=_weight(wanted.priority)
+    )
+    is_base64 = wanted.encoding_format == "base64"
+    return EmbeddingAsk(wanted.model, inputs, is_base64, wanted.dimensions, options)
 
 
 def _refuse(body: GenerationBody, table: Mapping[str, fields.Field]) -> None:

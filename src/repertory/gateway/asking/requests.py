@@ -37,6 +37,7 @@ _Stops = Annotated[list[_StopText], Meta(max_length=16)]
 _Ranked = Annotated[int, Meta(ge=0, le=20)]
 _Copies = Annotated[int, Meta(ge=1, le=128)]
 _Weight = Annotated[float, Meta(ge=0.01, le=10)]
+_Priority = Literal["interactive", "batch"] | _Weight
 _Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 _Json = dict[str, Any]  # Any: JSON whose shape is another's business
 
@@ -87,7 +88,7 @@ class GenerationBody(Struct, kw_only=True):
     structured_outputs: StructuredOutputs | None = None
     timeout: _Seconds | None = None
     """Ours: counted from dispatch."""
-    priority: Literal["interactive", "batch"] | _Weight | None = None
+    priority: _Priority | None = None
     """Ours."""
 
 
@@ -176,6 +177,8 @@ class EmbeddingBody(Struct):
     input: str | list[_TokenId | str | list[_TokenId]]
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: _Tokens | None = None
+    priority: _Priority | None = None
+    """Ours."""
 
 
 class TokenizeBody(Struct):

@@ -239,6 +239,10 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                         "{{model}} stopped for others",
                     ),
                     Query(
+                        f"sum by (outcome) (increase({metric.DEADLINES.series}[{_OVER}]))",
+                        "deadlines {{outcome}}",
+                    ),
+                    Query(
                         f"sum by (model) (increase({metric.RESUMES.series}[{_OVER}]))",
                         "{{model}} went on",
                     ),

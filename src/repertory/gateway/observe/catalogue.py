@@ -125,6 +125,11 @@ EVICTION_IDLE_S = _histogram(
 PREEMPTIONS = _counter(
     "preemptions", "Generations that were stopped for others, to go on later", "model"
 )
+DEADLINES = _counter(
+    "deadlines",
+    "Requests with a deadline for their first token: met, missed, or refused at once",
+    *("model", "key", "outcome"),
+)
 RESUMES = _counter("resumes", "Generations that went on after they were stopped", "model")
 LAST_USE = _gauge(
     "model_last_use_timestamp_seconds",
@@ -161,7 +166,8 @@ CATALOGUE: tuple[Family, ...] = (
     *(REQUESTS, PROMPT_TOKENS, CACHED_TOKENS, OUTPUT_TOKENS, TTFT, INTER_TOKEN, QUEUE_WAIT),
     *(DENIED, LIMITED, KEY_REQUESTS),
     *(TRANSITIONS, TRANSITION_FAILURES, UNDER_WAY, TRANSITION_S, PREDICTED_S, MEASURED_S),
-    *(TIME_RATIO, MEMORY_RATIO, PREDICTION_ERROR, EVICTION_IDLE_S, PREEMPTIONS, RESUMES, LAST_USE),
+    *(TIME_RATIO, MEMORY_RATIO, PREDICTION_ERROR, EVICTION_IDLE_S, PREEMPTIONS, DEADLINES),
+    *(RESUMES, LAST_USE),
     *(MODELS, MODEL_BYTES, MODEL_REQUESTS, MODEL_FAULT, LEDGER_BYTES, RUNNING, WAITING),
     *(OUTPUT_RATE, MEMORY_BUDGET, PROCESS_BYTES, OVERHEAD_BYTES),
     *(READY, DRAINING, FAULTS, UPTIME, WORKER_LOSSES, WORKER_RESTARTS, LOG_DROPPED, BUILD),

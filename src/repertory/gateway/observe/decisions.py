@@ -17,6 +17,7 @@ from repertory.domain.actions import (
     edge_of,
 )
 from repertory.domain.decisions import Decision, Verdict
+from repertory.domain.errors import DeadlineMissed
 from repertory.domain.events import (
     Arrived,
     Event,
@@ -28,6 +29,7 @@ from repertory.domain.events import (
     WorkerLost,
     WorkerUp,
 )
+from repertory.domain.requests import Outcome, OutcomeKind
 from repertory.gateway.observe import catalogue
 from repertory.gateway.observe.series import Counters, Histograms
 
@@ -42,6 +44,8 @@ class Story:
     arrived_ns: int
     dispatched_ns: int | None = None
     first_token_ns: int | None = None
+    key: str = ""
+    deadline_ns: int | None = None
 
     @property
     def queue_s(self) -> float | None:
@@ -83,6 +87,7 @@ class DecisionMetrics:
         self.error = Histograms(catalogue.PREDICTION_ERROR)
         self.eviction_idle_s = Histograms(catalogue.EVICTION_IDLE_S)
         self.preemptions = Counters(catalogue.PREEMPTIONS)
+        self.deadlines = Counters(catalogue.DEADLINES)
         self.resumes = Counters(catalogue.RESUMES)
         self.worker_losses = Counters(catalogue.WORKER_LOSSES)
         self.worker_restarts = Counters(catalogue.WORKER_RESTARTS)
@@ -124,7 +129,7 @@ class DecisionMetrics:
                     if story is not None:
                         self._dispatched(story, event.at_ns)
                 case Settle(outcome=outcome):
-                    self._settled(outcome.request_id, event.at_ns)
+                    self._settled(outcome, event.at_ns)
                 case Stage() | Load() | Activate() | Resize() | Deactivate() | Unload() | Drop():
                     self._begun(action, _verdict_of(decision, action.action_id), event)
                 case _:
@@ -133,7 +138,9 @@ class DecisionMetrics:
     def _take_event(self, event: Event) -> None:
         match event:
             case Arrived(at_ns=at_ns, request=request):
-                self._stories[request.id] = Story(request.model, at_ns)
+                self._stories[request.id] = Story(
+                    request.model, at_ns, key=request.key, deadline_ns=request.deadline_ns
+                )
             case FirstToken() | Preempted():
                 self._went_on(event)
             case TransitionDone():
@@ -168,8 +175,12 @@ class DecisionMetrics:
         else:
             self.resumes.of(story.model).add()
 
-    def _settled(self, request_id: str, at_ns: int) -> None:
-        story = self._stories.pop(request_id, None)
+    def _settled(self, outcome: Outcome, at_ns: int) -> None:
+        story = self._stories.pop(outcome.request_id, None)
+        if story is not None and story.deadline_ns is not None:
+            word = _kept(story, story.deadline_ns, outcome, at_ns)
+            if word is not None:
+                self.deadlines.of(story.model, story.key, word).add()
         if story is not None and story.dispatched_ns is not None:
             self._used(story.model, at_ns)
 
@@ -222,6 +233,20 @@ class DecisionMetrics:
         lost = [id_ for id_, one in self._moves.items() if one.transition.node_id == node_id]
         for action_id in lost:
             del self._moves[action_id]
+
+
+def _kept(story: Story, deadline_ns: int, outcome: Outcome, at_ns: int) -> str | None:
+    """What became of its deadline; None: nobody can say, for it ended before.
+
+    An embedding has no first token: its end counts.
+    """
+    if outcome.kind is OutcomeKind.REFUSED:
+        return "refused" if outcome.status == DeadlineMissed.status else None
+    at_ns = at_ns if story.first_token_ns is None else story.first_token_ns
+    if at_ns > deadline_ns:
+        return "missed"
+    is_there = story.first_token_ns is not None or outcome.kind is OutcomeKind.DONE
+    return "met" if is_there else None
 
 
 def _verdict_of(decision: Decision, action_id: int) -> Verdict | None:

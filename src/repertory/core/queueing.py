@@ -1,0 +1,264 @@
+"""Who waits, in which order, and what each API key has had.
+
+A model's queue is kept twice: by arrival, for whoever has waited longest (`ModelState.oldest`), and
+in lines of requests that are alike, whose heads `policy.line` compares for the next slot.
+"""
+
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from itertools import islice
+
+from repertory.core.state import (
+    Alike,
+    KeyState,
+    ModelState,
+    RequestRecord,
+    State,
+    Step,
+    Ticket,
+)
+from repertory.domain.ladder import RequestState, RequestStep
+from repertory.domain.requests import Request
+from repertory.policy.fairness import ahead_ns, lifted_ns
+from repertory.policy.line import Place, band, first_in_line
+from repertory.policy.objective import Due
+
+__all__ = [
+    "aged_since_ns",
+    "ahead_share",
+    "charge_measured",
+    "charge_predicted",
+    "dequeue",
+    "dues_of",
+    "enqueue",
+    "in_line",
+    "requeue",
+]
+
+_MOST_DUES = 8
+"""Deadlines of a model that are looked at: bounds the work per event."""
+
+
+def enqueue(state: State, model: ModelState, record: RequestRecord) -> None:
+    """To the end of its model's queue, with the sums that aging and admission need."""
+    model.queue[record.request.id] = record
+    _count_in(state, model, record)
+
+
+def requeue(state: State, step: Step, model: ModelState, returned: list[RequestRecord]) -> None:
+    """To the head of the queue, in the order in which they were dispatched.
+
+    A stream that stands still has waited since now; who has seen no token yet, since it arrived.
+    """
+    for record in returned:
+        record.is_stopping = False
+        if record.state is RequestState.DECODING:
+            record.since_ns = step.at_ns
+        record.walk(RequestStep.RETURN)
+        record.replica_id = None
+        _count_in(state, model, record)
+    model.queue = {one.request.id: one for one in returned} | model.queue
+
+
+def dequeue(state: State, model: ModelState, record: RequestRecord) -> None:
+    """Out of the queue, wherever it stands."""
+    weight = record.request.weight
+    del model.queue[record.request.id]
+    model.queued_ns -= record.work_ns
+    model.queued_weight -= weight
+    model.queued_weight_since -= weight * record.since_ns / 1e9
+    if not model.queue:
+        model.queued_weight = model.queued_weight_since = 0.0
+    state.waiting -= 1
+    state.queued_ns -= record.work_ns
+    alike, ticket = _alike(record), _ticket(record)
+    line = model.lines[alike]
+    del line[bisect_left(line, ticket)]
+    if not line:
+        del model.lines[alike]
+    _count_out(state, record)
+
+
+def _count_in(state: State, model: ModelState, record: RequestRecord) -> None:
+    weight = record.request.weight
+    model.queued_ns += record.work_ns
+    model.queued_weight += weight
+    model.queued_weight_since += weight * record.since_ns / 1e9
+    state.waiting += 1
+    state.queued_ns += record.work_ns
+    insort(model.lines.setdefault(_alike(record), []), _ticket(record))
+    name, key = record.request.key, _key(state, record.request.key)
+    if not key.waiting:
+        key.used_ns = _lifted_ns(state, name)
+    key.waiting += 1
+    class_ = band(weight)
+    key.queued_ns[class_] = key.queued_ns.get(class_, 0) + record.work_ns
+
+
+def _count_out(state: State, record: RequestRecord) -> None:
+    name, class_ = record.request.key, band(record.request.weight)
+    key = state.keys[name]
+    key.waiting -= 1
+    key.queued_ns[class_] -= record.work_ns
+    if not key.queued_ns[class_]:
+        del key.queued_ns[class_]
+    if not key.waiting:
+        if not any(one.waiting for one in state.keys.values()):
+            state.level_ns = key.used_ns
+        _forget_idle(state, name)
+
+
+def in_line(state: State, model: ModelState, at_ns: int) -> Iterator[RequestRecord]:
+    """Those who wait, next first.  Those that were yielded before may leave meanwhile, nobody else;
+    what that changes in their keys' accounts counts for those after them.
+    """
+    passed = dict.fromkeys(model.lines, 0)
+    gap_s = _gap_s(model)
+    while True:
+        heads = {}
+        for alike, count in passed.items():
+            line = model.lines.get(alike, ())
+            if count < len(line):
+                heads[line[count].name] = alike
+        if not heads:
+            return
+        name = next(iter(heads))
+        if len(heads) > 1:
+            places = [_place(state, model, model.queue[head]) for head in heads]
+            first = first_in_line(places, at_ns, state.settings.max_wait_s, gap_s)
+            assert first is not None
+            name = first.name
+        yield model.queue[name]
+        passed[heads[name]] += name in model.queue
+
+
+def dues_of(model: ModelState, *, since_ns: int = 0) -> tuple[Due, ...]:
+    """Those who wait with a deadline, the first ones; times count from `since_ns`."""
+    found: list[Due] = []
+    for alike, line in model.lines.items():
+        if alike.has_deadline:
+            ahead = islice(line, _MOST_DUES)
+            found += [Due(alike.weight, ticket.begin_ns - since_ns) for ticket in ahead]
+    return tuple(found)
+
+
+def aged_since_ns(state: State, model: ModelState) -> int | None:
+    """Since when its oldest request has waited, as its turn counts it: later by what its key is
+    ahead of the one that has had least of all that wait.
+    """
+    head = model.oldest
+    if head is None or len(state.keys) < 2:
+        return head.since_ns if head is not None else None
+    least_ns = min((one.used_ns for one in state.keys.values() if one.waiting), default=0)
+    return min(
+        min(ticket.since_ns for ticket in line[:1]) + state.keys[alike.key].used_ns - least_ns
+        for alike, line in model.lines.items()
+    )
+
+
+def ahead_share(state: State, request: Request) -> float:
+    """Of all work that waits, the share that is done before a new request begins.
+
+    1. All that weighs a class more, nothing of what weighs less.
+    2. Of its own class what its key has waiting already, and of other keys no more than is fair.
+    """
+    if not state.queued_ns:
+        return 1.0
+    own = band(request.weight)
+    used = {name: one.used_ns for name, one in state.keys.items()}
+    used[request.key] = _lifted_ns(state, request.key)
+    peers = {name: one.queued_ns.get(own, 0) for name, one in state.keys.items()}
+    heavier_ns = sum(
+        work_ns
+        for one in state.keys.values()
+        for class_, work_ns in one.queued_ns.items()
+        if class_ > own
+    )
+    return (heavier_ns + ahead_ns(request.key, peers, used)) / state.queued_ns
+
+
+def charge_predicted(state: State, record: RequestRecord) -> None:
+    """It begins: its key is taken to have had what it is predicted to need."""
+    key = _key(state, record.request.key)
+    record.charged_ns = record.work_ns
+    key.used_ns += record.charged_ns
+    key.running += 1
+
+
+def charge_measured(state: State, record: RequestRecord, share_ns: int) -> None:
+    """Its run is over: what it really had, in place of what was predicted."""
+    key = state.keys[record.request.key]
+    key.used_ns += share_ns - record.charged_ns
+    record.charged_ns = 0
+    key.running -= 1
+    _forget_idle(state, record.request.key)
+
+
+def _key(state: State, name: str) -> KeyState:
+    key = state.keys.get(name)
+    if key is None:
+        key = state.keys[name] = KeyState()
+    return key
+
+
+def _lifted_ns(state: State, name: str) -> int:
+    """What a key counts as having had when it waits."""
+    key = state.keys.get(name)
+    if key is not None and key.waiting:
+        return key.used_ns
+    others = {other: one.used_ns for other, one in state.keys.items() if one.waiting}
+    return lifted_ns(key.used_ns if key is not None else 0, others, state.level_ns)
+
+
+def _forget_idle(state: State, name: str) -> None:
+    """Who would be lifted to the level anyway needs no account."""
+    key = state.keys[name]
+    if not key.waiting and not key.running and key.used_ns <= state.level_ns:
+        del state.keys[name]
+
+
+def _gap_s(model: ModelState) -> float:
+    """Until some slot is free, about."""
+    return min(
+        (
+            one.running_ns / 1e9 / len(one.running)
+            for one in model.replicas.values()
+            if one.is_open and one.running
+        ),
+        default=0.0,
+    )
+
+
+def _alike(record: RequestRecord) -> Alike:
+    return Alike(
+        record.request.weight,
+        record.request.key,
+        record.preemptions,
+        record.has_begun,
+        record.is_returned,
+        record.due_ns is not None,
+    )
+
+
+def _ticket(record: RequestRecord) -> Ticket:
+    return Ticket(
+        record.due_ns or 0,
+        record.dispatched_ns if record.has_begun else 0,
+        record.since_ns,
+        record.request.id,
+    )
+
+
+def _place(state: State, model: ModelState, record: RequestRecord) -> Place:
+    request = record.request
+    return Place(
+        request.id,
+        request.weight,
+        record.since_ns,
+        state.keys[request.key].used_ns,
+        record.dispatched_ns if record.has_begun else None,
+        record.is_returned,
+        record.preemptions,
+        record.due_ns,
+        model.served_ns.get(band(request.weight), 0),
+    )
