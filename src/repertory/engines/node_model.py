@@ -147,6 +147,7 @@ class NodeModel:
         if replica_id is None:
             return
         loop = self._loop_of(replica_id)
+        loop.catch_up(at_ns)  # it shared the steps so far
         loop.lanes[replica_id].take_out(generation_id)
         loop.interrupt(at_ns)
 
