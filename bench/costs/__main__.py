@@ -1,12 +1,13 @@
-"""Preemption, resume and crashes, beside what llama-server does about a busy model."""
+"""Preemption, priorities, resume and crashes, beside what llama-server does about a busy model."""
 
 import sys
 
 from bench.costs.behind import behind
+from bench.costs.mixed import mixed
 from bench.costs.storm import storm
 from bench.serve.run import Scenes, main
 
-SCENES: Scenes = {"behind": behind, "storm": storm}
+SCENES: Scenes = {"behind": behind, "mixed": mixed, "storm": storm}
 
 if __name__ == "__main__":
     sys.exit(main("bench.costs", __doc__ or "", SCENES))
