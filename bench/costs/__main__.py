@@ -1,14 +1,21 @@
-"""Preemption, resume and crashes, beside what llama-server does about a busy model."""
+"""Preemption, priorities, resume and crashes, beside what llama-server does about a busy model."""
 
 import sys
 
 from bench.costs.behind import behind
 from bench.costs.dear import dear
 from bench.costs.errors import errors
+from bench.costs.mixed import mixed
 from bench.costs.storm import storm
 from bench.serve.run import Scenes, main
 
-SCENES: Scenes = {"errors": errors, "behind": behind, "dear": dear, "storm": storm}
+SCENES: Scenes = {
+    "errors": errors,
+    "behind": behind,
+    "dear": dear,
+    "mixed": mixed,
+    "storm": storm,
+}
 
 if __name__ == "__main__":
     sys.exit(main("bench.costs", __doc__ or "", SCENES))

@@ -24,6 +24,8 @@ class Wish:
     priority: str | float = "interactive"
     at_s: float = 0.0
     """When it is sent, whatever became of those before."""
+    key: str = ""
+    """The API key that it is sent with."""
 
 
 @dataclass(slots=True)
@@ -72,8 +74,10 @@ async def _read(
 ) -> None:
     now_s = asyncio.get_running_loop().time
     last_s = began_s
-    body = _body(told.wish, is_ours=is_ours)
-    async with http.post(f"{url}/v1/completions", data=body, headers=_HEADERS) as reply:
+    body, headers = _body(told.wish, is_ours=is_ours), dict(_HEADERS)
+    if told.wish.key:
+        headers["authorization"] = f"Bearer {told.wish.key}"
+    async with http.post(f"{url}/v1/completions", data=body, headers=headers) as reply:
         if reply.status != 200:
             told.failure = f"{reply.status}: {(await reply.read())[:300]!r}"
             return

@@ -88,7 +88,10 @@ def played(node: NodeSpec, inputs: list[Input], steps: list[int]) -> list[object
                 worker.cancel(now_ns, victim)
         elif sum(one == what for one in running.values()) < KV.sequences:
             running[f"g{count}"] = what
-            worker.submit(now_ns, what, Job(f"g{count}", prompt, output))
+            # Weights and deadlines by chance, so that both plays see the same ones.
+            weight = (1.0, 0.1, 3.0)[(prompt + output) % 3]
+            deadline_ns = now_ns + 100_000_000 if output % 2 else None
+            worker.submit(now_ns, what, Job(f"g{count}", prompt, output, weight, deadline_ns))
     while (next_ns := worker.next_at_ns) is not None:
         go(next_ns)
     return out
@@ -112,6 +115,70 @@ def test_every_generation_ends_once_with_all_its_tokens(node: str) -> None:
     assert sorted(one.generation_id for one in ends if one.is_last) == [f"g{at}" for at in range(8)]
     assert all(one.output_tokens == 20 for one in ends if one.is_last)
     assert all(one.output_tokens == 1 for one in ends if one.is_first)
+
+
+def first_ns(worker: NodeModel, at_ns: int, name: str) -> int:
+    """Until a generation has its first token."""
+    happened = worker.advance(at_ns + 10**13)
+    return next(
+        one.at_ns - at_ns
+        for one in happened
+        if isinstance(one, Output) and one.generation_id == name and one.is_first
+    )
+
+
+def test_the_prompt_of_what_weighs_more_goes_first() -> None:
+    """And of equal ones the one that came first."""
+    for weight, is_first in ((1.0, False), (2.0, True)):
+        worker, at_ns = serving(NODES["llama"]())
+        worker.submit(at_ns, "a", Job("old", 900, 5))
+        worker.submit(at_ns, "a", Job("older", 900, 5))
+        worker.submit(at_ns, "a", Job("new", 10, 5, weight))
+        chunk_ns = first_ns(worker, at_ns, "new")
+        assert (chunk_ns < 600_000_000) is is_first, chunk_ns
+
+
+def test_a_heavy_prompt_of_many_chunks_waits_for_one_step_of_a_batch() -> None:
+    taken: dict[float, int] = {}
+    for weight in (1.0, 0.1):
+        worker, at_ns = serving(NODES["llama"]())
+        for count in range(3):
+            worker.submit(at_ns, "a", Job(f"batch{count}", 10, 400, weight))
+        worker.advance(at_ns + 1_000_000_000)
+        worker.submit(at_ns + 1_000_000_000, "a", Job("new", 1500, 5))
+        taken[weight] = first_ns(worker, at_ns + 1_000_000_000, "new")
+    worker, at_ns = serving(NODES["llama"]())
+    worker.submit(at_ns, "a", Job("new", 1500, 5))
+    alone_ns = first_ns(worker, at_ns, "new")
+    step_ns = round(prior_profile(SPECS["a"]).decode[WeightsForm.PLAIN].seconds(3) * 1e9)
+    assert taken[1.0] >= alone_ns + 5 * step_ns, "a decode step after each chunk"
+    assert taken[0.1] <= alone_ns + 2 * step_ns
+
+
+def test_a_replica_has_device_time_by_the_weight_of_its_heaviest() -> None:
+    worker, at_ns = serving(NODES["llama"]())
+    for count in range(3):
+        worker.submit(at_ns, "a", Job(f"batch{count}", 10, 2000, 0.1))
+    worker.submit(at_ns, "b", Job("now", 10, 300))
+    before = worker.step_seconds()
+    happened = worker.advance(at_ns + 10**13)
+    end_ns = next(
+        one.at_ns
+        for one in happened
+        if isinstance(one, Output) and one.generation_id == "now" and one.is_last
+    )
+    own_ns = round(300 * prior_profile(SPECS["b"]).decode[WeightsForm.PLAIN].seconds(1) * 1e9)
+    assert end_ns - at_ns <= 1.15 * own_ns, "a tenth for the batches, and their prompts"
+    assert before == {"a": 0.0, "b": 0.0}
+
+
+def test_shares_of_a_step_add_up_to_the_time_of_the_device() -> None:
+    worker, at_ns = serving(NODES["llama"]())
+    for count in range(4):
+        worker.submit(at_ns, "a", Job(f"g{count}", 100 * count + 1, 10 * count + 5))
+    happened = worker.advance(at_ns + 10**13)
+    shares = [one.share_ns for one in happened if isinstance(one, Output) and one.is_last]
+    assert sum(shares) / 1e9 == pytest.approx(worker.step_seconds()["a"], rel=1e-6)
 
 
 def test_two_models_share_a_device_fairly_and_engines_of_their_own_do_not_wait() -> None:
