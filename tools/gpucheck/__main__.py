@@ -1,4 +1,5 @@
-"""The stages after the build: `python3 -m gpucheck models|check|measure`, for gpu_check.sh.
+"""The stages after the build: `python3 -m gpucheck models|check|measure`, for gpu_check.sh; and
+`python3 -m gpucheck plot FILE.json -o FILE.png`, wherever matplotlib is.
 
 Exit status: 0 done, 75 more is left, 1 failed.
 """
@@ -11,14 +12,30 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from gpucheck.costs import plot
+from gpucheck.costs.summary import costs_table, summarise
+from gpucheck.costs.wanted import (
+    KINDS,
+    claimant_of,
+    estimate_s,
+    kind_of,
+    layers_of,
+    possible,
+    wanted,
+)
 from gpucheck.machine import describe, smi_used_bytes
 from gpucheck.maker import NoRoom, make
-from gpucheck.result import Freed, Item, Report, Stage, read, table, write
-from gpucheck.schedule import ITEMS, WHOLE, Ended, Outcome, item_path, measure_items, missing
+from gpucheck.result import Freed, Item, Report, Stage, failures_of, read, table, write
+from gpucheck.schedule import WHOLE, Ended, Outcome, item_path, measure_items, missing
 from gpucheck.shapes import SHAPES
+
+if TYPE_CHECKING:
+    from gpucheck.measure import Taken
+    from repertory.engines.llamacpp.library import Accelerator
 
 AGAIN = 75
 _PROCESS_TOLERANCE_BYTES = 64 << 20
@@ -70,6 +87,8 @@ class Folder:
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["plot"]:
+        return plot.main(sys.argv[2:])
     options = _options()
     folder = Folder(options.out, options.device)
     clock = Clock(options.full_budget_s, time.monotonic() + options.budget_s)
@@ -87,7 +106,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("stage", choices=["models", "check", "measure"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--models", type=_models, default=[])
-    parser.add_argument("--device", choices=["cuda", "cpu"], required=True)
+    parser.add_argument("--device", choices=["cuda", "cpu", "rpc"], required=True)
+    parser.add_argument("--rpc", help="HOST:PORT of the RPC server that is the device")
+    parser.add_argument("--items", type=_kinds, default=list(KINDS))
     parser.add_argument("--budget-s", type=float, default=0.0)
     parser.add_argument("--full-budget-s", type=float, default=0.0)
     parser.add_argument("--library", type=Path, help="where libllama.so lies")
@@ -101,6 +122,14 @@ def _models(text: str) -> list[str]:
         if name not in SHAPES:
             raise argparse.ArgumentTypeError(f"no model {name!r}; there are {', '.join(SHAPES)}")
     return names
+
+
+def _kinds(text: str) -> list[str]:
+    kinds = text.split(",")
+    for kind in kinds:
+        if kind not in KINDS:
+            raise argparse.ArgumentTypeError(f"no item {kind!r}; there are {', '.join(KINDS)}")
+    return kinds
 
 
 def _make_models(folder: Folder, names: list[str], clock: Clock) -> int:
@@ -157,11 +186,17 @@ def _check(folder: Folder, options: argparse.Namespace, clock: Clock) -> int:
         print(f"measuring {model} {item} (at most {limit_s:.0f} s)", flush=True)
         return _run_item(folder, options, (model, item), limit_s)
 
-    is_complete = measure_items(folder.results, options.models, clock, run)
+    items = wanted(options.models, options.items)
+    left = missing(folder.results, items)
+    left_s = sum(estimate_s(*one) for one in left)
+    print(f"{len(left)} of {len(items)} items to measure, about {left_s / 60:.0f} minutes on a GPU")
+    is_complete = measure_items(folder.results, items, clock, run)
     report = _report(folder, options)
     write(folder.report, report)
     print(table(report.items))
+    print(costs_table(report.costs))
     print(f"written: {folder.report}")
+    print(plot.draw(report, folder.report.with_suffix(".png")))
     if not is_complete:
         print(f"left for the next call: {', '.join(report.missing)}")
         return AGAIN
@@ -176,8 +211,10 @@ def _run_item(
     """Measure in a process of its own: a crash is one item's, and its memory must come back."""
     model, item = one
     before_bytes = smi_used_bytes()
+    started_s = time.monotonic()
     command = [sys.executable, "-m", "gpucheck", "measure", "--out", str(folder.path)]
     command += ["--models", model, "--item", item, "--device", options.device]
+    command += ["--rpc", options.rpc] if options.rpc else []
     log = item_path(folder.results, model, item).with_suffix(".log")
     with log.open("wb") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
@@ -189,26 +226,18 @@ def _run_item(
             return Ended(Outcome.OUT_OF_TIME)
     if code != 0:
         return Ended(Outcome.FAILED, _last_words(log, code))
+    took_s = time.monotonic() - started_s
     after_bytes = smi_used_bytes()
+    checks = []
     if before_bytes is not None and after_bytes is not None and options.device == "cuda":
-        _add_check(
-            item_path(folder.results, model, item),
-            Freed(
-                "process_end",
-                "nvidia-smi",
-                before_bytes,
-                None,
-                after_bytes,
-                _PROCESS_TOLERANCE_BYTES,
-            ),
-        )
-    return Ended(Outcome.DONE)
-
-
-def _add_check(path: Path, check: Freed) -> None:
+        found = (before_bytes, None, after_bytes, _PROCESS_TOLERANCE_BYTES)
+        checks.append(Freed("process_end", "nvidia-smi", *found))
+    path = item_path(folder.results, model, item)
     measured = read(path)
     assert measured is not None, f"{path} was not written"
-    write(path, msgspec.structs.replace(measured, freed=[*measured.freed, check]))
+    all_checks = [*measured.freed, *checks]
+    write(path, msgspec.structs.replace(measured, freed=all_checks, took_s=took_s))
+    return Ended(Outcome.DONE)
 
 
 def _last_words(log: Path, code: int) -> str:
@@ -218,17 +247,11 @@ def _last_words(log: Path, code: int) -> str:
 
 
 def _report(folder: Folder, options: argparse.Namespace) -> Report:
-    found = [read(item_path(folder.results, model, item)) for model in SHAPES for item in ITEMS]
+    found = [read(item_path(folder.results, model, item)) for model, item in possible()]
     items = [one for one in found if one is not None]
-    failures = [f"{one.model} {one.name}: {one.failure}" for one in items if one.failure]
-    failures += [
-        f"{one.model} {one.name}: {check.kept_bytes / 1e6:.1f} MB did not come back after "
-        f"{check.name}, says {check.source} (tolerance {check.tolerance_bytes / 1e6:.1f})"
-        for one in items
-        for check in one.freed
-        if not check.holds
-    ]
-    left = [f"{model}/{item}" for model, item in missing(folder.results, options.models)]
+    failures = [failure for one in items for failure in failures_of(one)]
+    items_wanted = wanted(options.models, options.items)
+    left = [f"{model}/{item}" for model, item in missing(folder.results, items_wanted)]
     return Report(
         is_complete=not left,
         missing=left,
@@ -239,6 +262,7 @@ def _report(folder: Folder, options: argparse.Namespace) -> Report:
         build_seconds=[float(line) for line in _lines(options.library, "seconds")],
         made=folder.made_before(),
         items=items,
+        costs=summarise(items),
     )
 
 
@@ -250,38 +274,56 @@ def _lines(library: Path | None, name: str) -> list[str]:
 
 def _measure(folder: Folder, options: argparse.Namespace) -> int:
     # Here and not above: the parent must not hold the device whose memory it watches.
-    from gpucheck.measure import (
-        Wrong,
-        describe_library,
-        find_accelerator,
-        measure_ladder,
-        measure_layers,
-    )
-    from gpucheck.whole_worker import measure_worker
+    from gpucheck.measure import Wrong, describe_library, find_accelerator
     from repertory.domain.errors import RepertoryError
 
     (model,) = options.models
-    path, shape = folder.model(model), SHAPES[model]
+    is_worker = options.item == "worker"
     try:
-        accelerator = None
-        if options.item != "worker":
-            accelerator = find_accelerator(options.device)
-        layers = {"layers-0": 0, "layers-half": shape.layers // 2, "layers-all": None}
-        match options.item:
-            case "ladder":
-                taken = measure_ladder(path, shape, accelerator)
-            case "worker":
-                log = folder.results / f"{model}.worker-log.txt"
-                taken = measure_worker(path, shape, options.device, log)
-            case _:
-                reference = folder.results / f"{model}.logits.npy"
-                taken = measure_layers(path, layers[options.item], accelerator, reference)
+        accelerator = None if is_worker else find_accelerator(options.device, options.rpc)
+        taken = _taken(folder, options, accelerator)
     except (Wrong, RepertoryError) as error:
         return _failed(str(error))
-    known = None if options.item == "worker" else describe_library(accelerator)
-    measured = Item(model, options.item, taken.stages, taken.freed, taken.figures, known)
+    known = None if is_worker else describe_library(accelerator)
+    found = (taken.stages, taken.freed, taken.figures, known)
+    measured = Item(model, options.item, *found, costs=taken.costs)
     write(item_path(folder.results, model, options.item), measured)
     return 0
+
+
+def _taken(
+    folder: Folder, options: argparse.Namespace, accelerator: "Accelerator | None"
+) -> "Taken":
+    from gpucheck.costs.link import measure_links
+    from gpucheck.costs.offload import measure_offload
+    from gpucheck.costs.preempt import Party, measure_preemption
+    from gpucheck.costs.resume import measure_resume
+    from gpucheck.measure import measure_ladder, measure_layers
+    from gpucheck.whole_worker import Where, measure_worker
+
+    (model,) = options.models
+    item, path, shape = options.item, folder.model(model), SHAPES[model]
+    match kind_of(item):
+        case "ladder":
+            return measure_ladder(path, shape, accelerator)
+        case "layers":
+            layers = {"layers-0": 0, "layers-half": shape.layers // 2, "layers-all": None}
+            reference = folder.results / f"{model}.logits.npy"
+            return measure_layers(path, layers[item], accelerator, reference)
+        case "link":
+            return measure_links(path, shape, accelerator)
+        case "resume":
+            return measure_resume(path, shape, accelerator)
+        case "offload":
+            kept_kv = folder.results / f"{model}.kv"
+            return measure_offload(path, shape, layers_of(item), accelerator, kept_kv)
+        case "preempt":
+            other = claimant_of(item)
+            claimant = Party(other, folder.model(other), SHAPES[other])
+            return measure_preemption(Party(model, path, shape), claimant, accelerator)
+        case _:
+            log = folder.results / f"{model}.worker-log.txt"
+            return measure_worker(path, shape, Where(options.device, options.rpc), log)
 
 
 def _failed(reason: str) -> int:

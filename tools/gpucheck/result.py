@@ -9,7 +9,20 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["Freed", "Item", "Library", "Machine", "Report", "Stage", "read", "table", "write"]
+from gpucheck.costs.found import Costs, Summary
+
+__all__ = [
+    "Freed",
+    "Item",
+    "Library",
+    "Machine",
+    "Report",
+    "Stage",
+    "failures_of",
+    "read",
+    "table",
+    "write",
+]
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,7 +91,8 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     model: str
     name: str
-    """ladder, layers-0, layers-half, layers-all or worker (docs/gpu.md)."""
+    """ladder, layers-0, layers-half, layers-all, worker, link, resume, offload-LAYERS or
+    preempt-for-MODEL (docs/gpu.md)."""
     stages: list[Stage] = []
     freed: list[Freed] = []
     figures: dict[str, float] = {}
@@ -86,6 +100,9 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     library: Library | None = None
     failure: str | None = None
     """Why there are no figures."""
+    costs: Costs = Costs()
+    took_s: float | None = None
+    """Its whole process."""
 
 
 class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,7 +129,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     failures: list[str]
     """What went wrong, memory that did not come back included."""
     device: str
-    """cuda, or cpu: a rehearsal."""
+    """cuda; or cpu or rpc: a rehearsal."""
     machine: Machine
     built: list[str]
     """How the library was configured; empty if it was handed in."""
@@ -121,7 +138,8 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     made: dict[str, Stage]
     """How long each model file took to write."""
     items: list[Item]
-    version: int = 1
+    costs: Summary = Summary()
+    version: int = 2
 
 
 def write(path: Path, content: msgspec.Struct) -> None:
@@ -130,6 +148,34 @@ def write(path: Path, content: msgspec.Struct) -> None:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
     os.replace(unfinished, path)
+
+
+def failures_of(item: Item) -> list[str]:
+    """What went wrong with it; nothing if all is as it should be."""
+    found = [item.failure] if item.failure else []
+    found += [
+        f"{check.kept_bytes / 1e6:.1f} MB did not come back after {check.name}, says "
+        f"{check.source} (tolerance {check.tolerance_bytes / 1e6:.1f})"
+        for check in item.freed
+        if not check.holds
+    ]
+    for cycle in item.costs.cycles:
+        if not cycle.came_back:
+            found.append(
+                f"{cycle.kept_bytes / 1e6:.1f} MB did not come back at {cycle.point_tokens} tokens"
+            )
+        if not cycle.goes_on:
+            found.append(
+                f"went on otherwise at {cycle.point_tokens} tokens: logits "
+                f"{cycle.logits_apart_share:.1%} apart"
+            )
+    found += [
+        f"by {resume.way}, {resume.same_tokens} of {resume.tokens} tokens are those of the "
+        "undisturbed run"
+        for resume in item.costs.resumes
+        if not resume.holds
+    ]
+    return [f"{item.model} {item.name}: {one}" for one in found]
 
 
 def read(path: Path) -> Item | None:

@@ -1,0 +1,170 @@
+"""What the readings of all items say together: laws, the preemption table, and its two questions.
+
+The fit is `repertory.perf.offload`'s, which needs numpy; so does all measuring (contexts, model
+files), so the report is never without it.
+"""
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean, median
+
+from gpucheck.costs.found import Curve, Cycle, Interruption, Summary
+from gpucheck.costs.wanted import claimant_of, kind_of
+from gpucheck.result import Item
+from repertory.perf.offload import Point, fit
+from repertory.perf.readings import StepReading, spread, typical_s
+
+__all__ = ["costs_table", "point_of", "summarise"]
+
+_MATTERS_SHARE = 0.10
+"""A cost depends on something that changes it by more: what a scheduler's margin hides."""
+
+
+def summarise(items: Sequence[Item]) -> Summary:
+    interruptions = [row for item in items for row in _interruptions(item)]
+    return Summary(_curves(items), interruptions, _answers(interruptions))
+
+
+def _curves(items: Sequence[Item]) -> list[Curve]:
+    """One for each model and kind of step that was measured at two shares at least."""
+    found = []
+    for model in dict.fromkeys(item.model for item in items):
+        steps = [one for item in items if item.model == model for one in item.costs.steps]
+        for is_decode in (True, False):
+            curve = _curve(model, [one for one in steps if one.decode is is_decode])
+            found += [] if curve is None else [curve]
+    return found
+
+
+def point_of(step: StepReading) -> Point:
+    """A step as the law wants it: seconds per token, at the length of its context or prompt."""
+    length = step.context_tokens if step.decode else step.tokens
+    return Point(step.share, length, typical_s(step.seconds) / step.tokens)
+
+
+def _curve(model: str, steps: Sequence[StepReading]) -> Curve | None:
+    """Prompts with nothing on the device are apart: there the cores compute them; from one layer
+    on a GPU computes the others' long steps too, and their weights are sent to it for each."""
+    used = [one for one in steps if one.decode or one.share > 0.0]
+    points = [point_of(one) for one in used]
+    if len({one.share for one in points}) < 2:
+        return None
+    fitted = fit(points)
+    law = fitted.law
+    return Curve(
+        model=model,
+        kind="decode" if used[0].decode else "prefill",
+        device_fixed_s=law.device.fixed_s,
+        device_per_token_s=law.device.per_unit_s,
+        host_fixed_s=law.host.fixed_s,
+        host_per_token_s=law.host.per_unit_s,
+        crossing_s=law.crossing_s,
+        residual=fitted.residual,
+        points=fitted.points,
+        spread=median(spread(one.seconds) for one in used),
+    )
+
+
+def _interruptions(item: Item) -> list[Interruption]:
+    if kind_of(item.name) != "preempt":
+        return []
+    by_stay = [[one for one in item.costs.cycles if one.stays is stays] for stays in (False, True)]
+    claimant = claimant_of(item.name)
+    return [_row(item.model, claimant, cycles) for cycles in by_stay if cycles]
+
+
+def _row(victim: str, claimant: str, cycles: Sequence[Cycle]) -> Interruption:
+    overheads = [one.overhead_s for one in cycles]
+    overhead_s = fmean(overheads)
+
+    def share(seconds: Iterable[float]) -> float:
+        return fmean(seconds) / overhead_s if overhead_s else 0.0
+
+    load_s = fmean(one.load_s + one.context_s for one in cycles)
+    points = [one.point_tokens for one in cycles]
+    rise_s = _slope(points, overheads) * (points[-1] - points[0])
+    return Interruption(
+        victim=victim,
+        claimant=claimant,
+        stays=cycles[0].stays,
+        points=len(cycles),
+        overhead_s=overhead_s,
+        least_s=min(overheads),
+        most_s=max(overheads),
+        swap_share=share(one.swap_s for one in cycles),
+        kv_share=share(one.kv_s for one in cycles),
+        out_s=fmean(one.out_s for one in cycles),
+        unload_s=fmean(one.close_s + one.unload_s for one in cycles),
+        load_s=load_s,
+        in_s=fmean(one.in_s for one in cycles),
+        first_token_s=fmean(one.first_token_s for one in cycles),
+        claimant_s=fmean(one.claimant_up_s + one.claimant_down_s for one in cycles),
+        steps_per_load=load_s / median(one.step_s for one in cycles),
+        by_point_share=rise_s / overhead_s if overhead_s else 0.0,
+        memory_came_back=all(one.came_back for one in cycles),
+        logits_apart_share=max(one.logits_apart_share for one in cycles),
+    )
+
+
+def _slope(places: Sequence[int], values: Sequence[float]) -> float:
+    """Of the straight line that errs least."""
+    middle, mean = fmean(places), fmean(values)
+    across = sum((place - middle) ** 2 for place in places)
+    along = sum(
+        (place - middle) * (value - mean) for place, value in zip(places, values, strict=True)
+    )
+    return along / across if across else 0.0
+
+
+def _answers(rows: Sequence[Interruption]) -> list[str]:
+    """Yildiz 2026 finds a fixed cost per model and hardware; is it so here?"""
+    answers = []
+    moved = [row for row in rows if not row.stays]
+    for row in moved:
+        verdict = "depends" if abs(row.by_point_share) > _MATTERS_SHARE else "does not depend"
+        answers.append(
+            f"{row.victim} for {row.claimant}: the cost {verdict} on the point "
+            f"({row.by_point_share:+.1%} of {row.overhead_s:.3f} s from the first to the last, "
+            f"all within {row.least_s:.3f} ... {row.most_s:.3f} s; KV is {row.kv_share:.1%} of it)"
+        )
+    for victim in dict.fromkeys(row.victim for row in moved):
+        means = {row.claimant: row.overhead_s for row in moved if row.victim == victim}
+        if len(means) < 2:
+            continue
+        apart = (max(means.values()) - min(means.values())) / fmean(means.values())
+        verdict = "depends" if apart > _MATTERS_SHARE else "does not depend"
+        told = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in means.items())
+        answers.append(
+            f"{victim}: the cost {verdict} on the other model ({told}: {apart:.1%} apart)"
+        )
+    return answers
+
+
+def costs_table(summary: Summary) -> str:
+    """Curves, interruptions and answers as text."""
+    lines = []
+    if summary.curves:
+        lines.append(
+            f"{'model':9} {'steps':8} {'rho':>7} {'device ms':>10} {'host ms':>10} "
+            f"{'crossing ms':>12} {'residual':>9} {'spread':>7} {'points':>7}"
+        )
+    for curve in summary.curves:
+        gap = curve.host_fixed_s / curve.device_fixed_s if curve.device_fixed_s else float("nan")
+        lines.append(
+            f"{curve.model:9} {curve.kind:8} {gap:7.2f} {curve.device_fixed_s * 1e3:10.3f} "
+            f"{curve.host_fixed_s * 1e3:10.3f} {curve.crossing_s * 1e3:12.3f} "
+            f"{curve.residual:9.1%} {curve.spread:7.1%} {curve.points:7}"
+        )
+    if summary.interruptions:
+        lines.append(
+            f"{'victim':9} {'for':9} {'':6} {'total s':>8} {'swap':>6} {'KV':>6} {'KV out':>8} "
+            f"{'unload':>8} {'load':>8} {'KV in':>8} {'1st tok':>8} {'other':>8} {'steps/load':>11}"
+        )
+    for row in summary.interruptions:
+        seconds = (row.out_s, row.unload_s, row.load_s, row.in_s, row.first_token_s, row.claimant_s)
+        cells = " ".join(f"{one:8.4f}" for one in seconds)
+        stays = "stays" if row.stays else "leaves"
+        lines.append(
+            f"{row.victim:9} {row.claimant:9} {stays:6} {row.overhead_s:8.4f} "
+            f"{row.swap_share:6.1%} {row.kv_share:6.1%} {cells} {row.steps_per_load:11.1f}"
+        )
+    return "\n".join([*lines, *summary.answers])
