@@ -261,8 +261,8 @@ def _work(context: Context, shape: Shape, vocabulary_tokens: int, taken: Taken) 
 
 def prefill(context: Context, tokens: Sequence[int], position: int = 0) -> Logits:
     """In the product's chunks, into the first slot; the last token's logits."""
-    for start in range(0, len(tokens), CHUNK_TOKENS):
-        chunk = tokens[start : start + CHUNK_TOKENS]
+    for start in range(0, len(tokens), context.chunk_tokens):
+        chunk = tokens[start : start + context.chunk_tokens]
         row = context.prefill(0, chunk, position + start, wants_logits=True)
     assert row is not None
     return checked(row)

@@ -148,6 +148,12 @@ class Interruption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Its weights and context up, and down again: what it pays itself."""
     steps_per_load: float
     """The victim's load in steps of its own decoding."""
+    added_share: float
+    """Of an undisturbed run of 7,000 tokens at this step, as Yildiz 2026 states it."""
+    last_point_tokens: int
+    last_kv_bytes: int
+    last_out_s: float
+    last_in_s: float
     by_point_share: float
     """How much more the last point costs than the first by a straight line, over the mean."""
     memory_came_back: bool

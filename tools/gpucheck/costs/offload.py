@@ -39,39 +39,28 @@ def measure_offload(
     step takes does not depend on what the cells say.
     """
     taken = Taken()
-    place = Place(None) if layers == 0 else Place(accelerator, layers)
-    if layers == shape.layers:
-        place = Place(accelerator)
+    is_whole = layers == shape.layers
+    place = Place(None if layers == 0 else accelerator, None if is_whole else layers or None)
     before_bytes = place.taken_bytes()
     up = place.up(spec_of(path), max(shape.lengths) + _SPARE_CELLS)
     taken.note("load", up.load_s, up.held.weights_bytes)
     taken.note("context", up.context_s)
-    steps = _Steps(up, layers, share_there(shape, layers), taken)
+    steps = _Steps(up, None if is_whole else layers, share_there(shape, layers), taken)
     steps.prompts(shape.lengths)
-    if layers == shape.layers:
+    if is_whole:
         up.context.save(0).state.tofile(kept_kv)
     elif up.context.tokens_in(0) < max(shape.lengths):
-        _restore(up, kept_kv, taken)
+        steps.take_kv(kept_kv)
     steps.tokens_after(shape.lengths)
     down = place.down(up, before_bytes)
     taken.note("unload", down.unload_s)
     return taken
 
 
-def _restore(up: Up, kept_kv: Path, taken: Taken) -> None:
-    if not kept_kv.exists():
-        taken.notes.append("no KV of the run with all layers: decoding only at shorter contexts")
-        return
-    try:
-        up.context.restore(0, SavedSequence(np.fromfile(kept_kv, np.uint8), 1, 0))
-    except DecodeFailed as error:  # the library may lay out its cells otherwise for these layers
-        taken.notes.append(f"the KV of the run with all layers does not fit: {error}")
-
-
 class _Steps:
     """Measures steps in one context."""
 
-    def __init__(self, up: Up, layers: int, share: float, taken: Taken) -> None:
+    def __init__(self, up: Up, layers: int | None, share: float, taken: Taken) -> None:
         self._up, self._layers, self._share, self._taken = up, layers, share, taken
 
     def prompts(self, lengths: Sequence[int]) -> None:
@@ -98,6 +87,18 @@ class _Steps:
     def _prompt(self, tokens: list[int]) -> float:
         self._up.context.forget(0)
         return timed(lambda: prefill(self._up.context, tokens))[0]
+
+    def take_kv(self, kept_kv: Path) -> None:
+        """The cells of the longest context; without them those of the last prompt have to do."""
+        if not kept_kv.exists():
+            self._taken.notes.append("there is no KV of the run with all layers")
+            return
+        known = self._up.context.tokens_in(0)
+        try:
+            self._up.context.restore(0, SavedSequence(np.fromfile(kept_kv, np.uint8), 1, 0))
+        except DecodeFailed as error:  # cells may be laid out otherwise for these layers
+            self._taken.notes.append(f"the KV of the run with all layers does not fit: {error}")
+            self._prompt(some_tokens(known, self._up.vocabulary_tokens))
 
     def tokens_after(self, lengths: Sequence[int]) -> None:
         """Single tokens after contexts, long ones first: each is cut from the one before."""

@@ -172,8 +172,9 @@ def _draw_line(pane: Any, line: Line, colour: str, label: str, kind: str) -> Non
     pane.plot(shares, line.speeds, "o", color=colour, label=label, markersize=5)
     if line.law is None:
         return
+    # Between the ends, where both compute: at the ends the law has a step.
     first = 0.0 if kind == "decode" else min(share for share in line.shares if share > 0.0)
-    grid = [first + (1.0 - first) * step / 200 for step in range(201)]
+    grid = [first + (1.0 - first) * (step + 0.5) / 400 for step in range(400)]
     speeds = [1.0 / line.law.seconds(share, line.length) / line.best_per_s for share in grid]
     pane.plot([100 * share for share in grid], speeds, "-", color=colour, linewidth=1.2, alpha=0.7)
 

@@ -5,10 +5,11 @@ files), so the report is never without it.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from statistics import fmean, median
 
 from gpucheck.costs.found import Curve, Cycle, Interruption, Summary
-from gpucheck.costs.wanted import claimant_of, kind_of
+from gpucheck.costs.names import claimant_of, kind_of
 from gpucheck.result import Item
 from repertory.perf.offload import Point, fit
 from repertory.perf.readings import StepReading, spread, typical_s
@@ -17,6 +18,9 @@ __all__ = ["costs_table", "point_of", "summarise"]
 
 _MATTERS_SHARE = 0.10
 """A cost depends on something that changes it by more: what a scheduler's margin hides."""
+
+_RUN_TOKENS = 7000
+"""Of the interrupted generation in Yildiz 2026; ours ends at the last point."""
 
 
 def summarise(items: Sequence[Item]) -> Summary:
@@ -80,6 +84,7 @@ def _row(victim: str, claimant: str, cycles: Sequence[Cycle]) -> Interruption:
         return fmean(seconds) / overhead_s if overhead_s else 0.0
 
     load_s = fmean(one.load_s + one.context_s for one in cycles)
+    step_s = median(one.step_s for one in cycles)
     points = [one.point_tokens for one in cycles]
     rise_s = _slope(points, overheads) * (points[-1] - points[0])
     return Interruption(
@@ -98,21 +103,23 @@ def _row(victim: str, claimant: str, cycles: Sequence[Cycle]) -> Interruption:
         in_s=fmean(one.in_s for one in cycles),
         first_token_s=fmean(one.first_token_s for one in cycles),
         claimant_s=fmean(one.claimant_up_s + one.claimant_down_s for one in cycles),
-        steps_per_load=load_s / median(one.step_s for one in cycles),
+        steps_per_load=load_s / step_s,
+        added_share=overhead_s / (_RUN_TOKENS * step_s),
         by_point_share=rise_s / overhead_s if overhead_s else 0.0,
+        last_point_tokens=points[-1],
+        last_kv_bytes=cycles[-1].kv_bytes,
+        last_out_s=cycles[-1].out_s,
+        last_in_s=cycles[-1].in_s,
         memory_came_back=all(one.came_back for one in cycles),
         logits_apart_share=max(one.logits_apart_share for one in cycles),
     )
 
 
 def _slope(places: Sequence[int], values: Sequence[float]) -> float:
-    """Of the straight line that errs least."""
-    middle, mean = fmean(places), fmean(values)
-    across = sum((place - middle) ** 2 for place in places)
-    along = sum(
-        (place - middle) * (value - mean) for place, value in zip(places, values, strict=True)
-    )
-    return along / across if across else 0.0
+    """The middle of the slopes of all pairs: one outlier among nine points does not tilt it."""
+    pairs = combinations(zip(places, values, strict=True), 2)
+    slopes = [(after[1] - before[1]) / (after[0] - before[0]) for before, after in pairs]
+    return median(slopes) if slopes else 0.0
 
 
 def _answers(rows: Sequence[Interruption]) -> list[str]:
@@ -140,31 +147,56 @@ def _answers(rows: Sequence[Interruption]) -> list[str]:
 
 
 def costs_table(summary: Summary) -> str:
-    """Curves, interruptions and answers as text."""
-    lines = []
-    if summary.curves:
+    """Curves, interruptions, KV and answers as text."""
+    parts = (_curve_lines(summary.curves), _swap_lines(summary.interruptions))
+    kv = _kv_lines([row for row in summary.interruptions if not row.stays])
+    return "\n".join([*(line for part in parts for line in part), *kv, *summary.answers])
+
+
+def _curve_lines(curves: Sequence[Curve]) -> list[str]:
+    head = (
+        f"{'model':9} {'steps':8} {'rho':>7} {'device ms':>10} {'host ms':>10} "
+        f"{'crossing ms':>12} {'residual':>9} {'spread':>7} {'points':>7}"
+    )
+    lines = [head] if curves else []
+    for one in curves:
+        rho = f"{one.host_fixed_s / one.device_fixed_s:7.2f}" if one.device_fixed_s else " " * 7
         lines.append(
-            f"{'model':9} {'steps':8} {'rho':>7} {'device ms':>10} {'host ms':>10} "
-            f"{'crossing ms':>12} {'residual':>9} {'spread':>7} {'points':>7}"
+            f"{one.model:9} {one.kind:8} {rho} {one.device_fixed_s * 1e3:10.3f} "
+            f"{one.host_fixed_s * 1e3:10.3f} {one.crossing_s * 1e3:12.3f} "
+            f"{one.residual:9.1%} {one.spread:7.1%} {one.points:7}"
         )
-    for curve in summary.curves:
-        gap = curve.host_fixed_s / curve.device_fixed_s if curve.device_fixed_s else float("nan")
-        lines.append(
-            f"{curve.model:9} {curve.kind:8} {gap:7.2f} {curve.device_fixed_s * 1e3:10.3f} "
-            f"{curve.host_fixed_s * 1e3:10.3f} {curve.crossing_s * 1e3:12.3f} "
-            f"{curve.residual:9.1%} {curve.spread:7.1%} {curve.points:7}"
-        )
-    if summary.interruptions:
-        lines.append(
-            f"{'victim':9} {'for':9} {'':6} {'total s':>8} {'swap':>6} {'KV':>6} {'KV out':>8} "
-            f"{'unload':>8} {'load':>8} {'KV in':>8} {'1st tok':>8} {'other':>8} {'steps/load':>11}"
-        )
-    for row in summary.interruptions:
+    return lines
+
+
+def _swap_lines(rows: Sequence[Interruption]) -> list[str]:
+    head = (
+        f"{'victim':9} {'for':9} {'':6} {'total s':>8} {'swap':>6} {'KV':>6} {'added':>7} "
+        f"{'KV out':>8} {'unload':>8} {'load':>8} {'KV in':>8} {'1st tok':>8} {'other':>8} "
+        f"{'steps/load':>11}"
+    )
+    lines = [head] if rows else []
+    for row in rows:
         seconds = (row.out_s, row.unload_s, row.load_s, row.in_s, row.first_token_s, row.claimant_s)
         cells = " ".join(f"{one:8.4f}" for one in seconds)
-        stays = "stays" if row.stays else "leaves"
         lines.append(
-            f"{row.victim:9} {row.claimant:9} {stays:6} {row.overhead_s:8.4f} "
-            f"{row.swap_share:6.1%} {row.kv_share:6.1%} {cells} {row.steps_per_load:11.1f}"
+            f"{row.victim:9} {row.claimant:9} {'stays' if row.stays else 'leaves':6} "
+            f"{row.overhead_s:8.4f} {row.swap_share:6.1%} {row.kv_share:6.1%} "
+            f"{row.added_share:+7.2%} {cells} {row.steps_per_load:11.1f}"
         )
-    return "\n".join([*lines, *summary.answers])
+    return lines
+
+
+def _kv_lines(rows: Sequence[Interruption]) -> list[str]:
+    head = (
+        f"{'victim':9} {'for':9} {'at':>6} {'KV MB':>9} {'KB/token':>9} {'out ms':>8} {'in ms':>8}"
+    )
+    lines = [head] if rows else []
+    for row in rows:
+        grows = row.last_kv_bytes / row.last_point_tokens / 1e3
+        lines.append(
+            f"{row.victim:9} {row.claimant:9} {row.last_point_tokens:6} "
+            f"{row.last_kv_bytes / 1e6:9.1f} {grows:9.1f} {row.last_out_s * 1e3:8.2f} "
+            f"{row.last_in_s * 1e3:8.2f}"
+        )
+    return lines

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 
 from gpucheck.measure import TOLERANCE_BYTES, threads_for, timed
+from repertory.domain.errors import OutOfMemory
 from repertory.domain.specs import KvShape, ModelSpec, Placement
 from repertory.engines.llamacpp.context import Context, ContextOptions
 from repertory.engines.llamacpp.library import Accelerator
@@ -61,7 +62,11 @@ class Place:
         if self._layers is not None:  # the cores compute the other layers
             threads = len(os.sched_getaffinity(0))
         options = ContextOptions(is_exact=False, threads=threads, is_on_cpu=self.is_cpu)
-        context_s, context = timed(lambda: Context(held.model, KvShape(1, cells), options))
+        try:
+            context_s, context = timed(lambda: Context(held.model, KvShape(1, cells), options))
+        except OutOfMemory:
+            self._shelf.give_back(held)
+            raise
         return Up(held, context, load_s, context_s)
 
     def down(self, up: Up, free_at_bytes: int) -> Down:

@@ -3,16 +3,14 @@
 from collections.abc import Iterable, Sequence
 from itertools import product
 
+from gpucheck.costs.names import claimant_of, kind_of, layers_of
 from gpucheck.maker import stored_bytes, tensors
 from gpucheck.shapes import SHAPES, Shape
 from repertory.perf.offload import share_of_bytes
 
 __all__ = [
     "KINDS",
-    "claimant_of",
     "estimate_s",
-    "kind_of",
-    "layers_of",
     "layers_to_try",
     "possible",
     "share_there",
@@ -61,20 +59,6 @@ def possible() -> list[tuple[str, str]]:
 def _alone(model: str) -> list[str]:
     fixed = [item for items in KINDS.values() for item in items]
     return fixed + [f"offload-{layers}" for layers in layers_to_try(SHAPES[model])]
-
-
-def kind_of(item: str) -> str:
-    return item.split("-")[0]
-
-
-def layers_of(item: str) -> int:
-    """Of an offload item."""
-    return int(item.removeprefix("offload-"))
-
-
-def claimant_of(item: str) -> str:
-    """Of a preemption: for whom the model is interrupted."""
-    return item.removeprefix("preempt-for-")
 
 
 def layers_to_try(shape: Shape) -> list[int]:
