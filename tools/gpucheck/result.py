@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from gpucheck.costs.found import Costs, Summary
+from gpucheck.costs.found import Costs, Resume, Summary
+from repertory.perf.readings import LinkReading, typical_s
 
 __all__ = [
     "Freed",
@@ -186,10 +187,10 @@ def read(path: Path) -> Item | None:
 def table(items: Iterable[Item]) -> str:
     """Every stage on a line."""
     lines = [
-        f"{'model':9} {'item':11} {'stage':20} {'seconds':>9} {'GB':>8} {'GB/s':>8} {'tok/s':>9}"
+        f"{'model':9} {'item':20} {'stage':20} {'seconds':>9} {'GB':>8} {'GB/s':>8} {'tok/s':>9}"
     ]
     for item in items:
-        head = f"{item.model:9} {item.name:11}"
+        head = f"{item.model:9} {item.name:20}"
         if item.failure is not None:
             lines.append(f"{head} FAILED: {item.failure}")
         for one in item.stages:
@@ -198,6 +199,9 @@ def table(items: Iterable[Item]) -> str:
                 f"{head} {one.name:20} {one.seconds:9.4f} {_cell(size, 8, 3)} "
                 f"{_cell(one.gb_per_s, 8, 2)} {_cell(one.tokens_per_s, 9, 1)}"
             )
+        lines += [_link_line(head, link) for link in item.costs.links]
+        lines += [_resume_line(head, resume) for resume in item.costs.resumes]
+        lines += [f"{head} note: {note}" for note in item.costs.notes]
         for check in item.freed:
             verdict = "given back" if check.holds else "NOT GIVEN BACK"
             lines.append(
@@ -205,6 +209,20 @@ def table(items: Iterable[Item]) -> str:
                 f"{check.kept_bytes / 1e6:+.1f} MB, tolerance {check.tolerance_bytes / 1e6:.1f}"
             )
     return "\n".join(lines)
+
+
+def _link_line(head: str, link: LinkReading) -> str:
+    seconds, size = typical_s(link.seconds), link.size_bytes / 1e9
+    name = f"{link.what}, {link.how}"
+    return f"{head} {name:31} {seconds:9.4f} {size:8.3f} {size / seconds:8.2f}"
+
+
+def _resume_line(head: str, resume: Resume) -> str:
+    return (
+        f"{head} by {resume.way}: {resume.same_tokens} of {resume.tokens} tokens the same, "
+        f"log-probabilities up to {resume.logprob_difference_max:.2g} apart "
+        f"(mean {resume.logprob_difference_mean:.2g}), after {resume.seconds:.4f} s"
+    )
 
 
 def _cell(value: float | None, width: int, digits: int) -> str:

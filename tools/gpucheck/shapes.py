@@ -47,7 +47,7 @@ def _rehearsal(embedding: int, layers: int) -> Shape:
         cells=192,
         prompt_tokens=96,
         decode_tokens=24,
-        lengths=(20, 50, 150),
+        lengths=(20, 150),
         points=(20, 40, 60, 80, 100, 150, 200, 300, 400),
     )
 

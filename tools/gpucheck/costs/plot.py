@@ -5,10 +5,10 @@ can be drawn anywhere else.
 """
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import msgspec
 from gpucheck.costs.found import Cycle
 from gpucheck.costs.summary import point_of
 from gpucheck.result import Item, Report
-from repertory.perf.offload import OffloadLaw, Point
+from repertory.perf.offload import OffloadLaw
 from repertory.perf.profiles import Law
 from repertory.perf.readings import LinkReading, StepReading, typical_s
 
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _has_matplotlib() -> bool:
-    return importlib.util.find_spec("matplotlib") is not None
+    return find_spec("matplotlib") is not None
 
 
 def draw(report: Report, target: Path) -> str:
@@ -111,9 +111,13 @@ class Line:
     shares: tuple[float, ...]
     speeds: tuple[float, ...]
     """Relative to all layers on the device."""
+    least: tuple[float, ...]
+    most: tuple[float, ...]
+    """Of the repeats."""
     best_per_s: float
     """Tokens, with all layers on the device."""
     law: OffloadLaw | None
+    residual: float
 
 
 def curve_lines(report: Report, kind: str) -> list[Line]:
@@ -129,24 +133,32 @@ def curve_lines(report: Report, kind: str) -> list[Line]:
 
 
 def _line(report: Report, model: str, kind: str, length: int) -> Line | None:
-    points = [point_of(one) for one in _steps(report.items, model, kind)]
-    points = sorted((one for one in points if one.context_tokens == length), key=_share)
-    if not points or points[-1].share < 1.0:
+    steps = [
+        one for one in _steps(report.items, model, kind) if point_of(one).context_tokens == length
+    ]
+    steps.sort(key=lambda one: one.share)
+    if not steps or steps[-1].share < 1.0:
         return None
-    best_s = points[-1].seconds
-    speeds = tuple(best_s / one.seconds for one in points)
-    curves = [one for one in report.costs.curves if (one.model, one.kind) == (model, kind)]
-    law = _law(curves[0]) if curves else None
-    return Line(model, length, tuple(map(_share, points)), speeds, 1.0 / best_s, law)
+    best_s = typical_s(steps[-1].seconds)
+    curve = next(
+        (one for one in report.costs.curves if (one.model, one.kind) == (model, kind)), None
+    )
+    return Line(
+        model=model,
+        length=length,
+        shares=tuple(one.share for one in steps),
+        speeds=tuple(best_s / typical_s(one.seconds) for one in steps),
+        least=tuple(best_s / max(one.seconds) for one in steps),
+        most=tuple(best_s / min(one.seconds) for one in steps),
+        best_per_s=steps[-1].tokens / best_s,
+        law=None if curve is None else _law(curve),
+        residual=0.0 if curve is None else curve.residual,
+    )
 
 
 def _steps(items: Iterable[Item], model: str, kind: str) -> list[StepReading]:
     steps = [one for item in items if item.model == model for one in item.costs.steps]
     return [one for one in steps if one.decode is (kind == "decode")]
-
-
-def _share(point: Point) -> float:
-    return point.share
 
 
 def _law(curve: "Curve") -> OffloadLaw:
@@ -159,7 +171,8 @@ def _law(curve: "Curve") -> OffloadLaw:
 
 def _draw_curves(pane: Any, kind: str, lines: Sequence[Line]) -> None:  # Any: matplotlib's axes
     for line, colour in zip(lines, _colours(), strict=False):
-        label = f"{line.model}, {line.length} tokens ({line.best_per_s:,.0f} tokens/s at 100 %)"
+        label = f"{line.model}, {line.length} tokens ({line.best_per_s:,.0f} tokens/s at 100 %"
+        label += f"; law off by {line.residual:.1%})" if line.law else ")"
         _draw_line(pane, line, colour, label, kind)
     _draw_reference(pane)
     pane.set_ylabel("throughput / throughput with all on the device")
@@ -169,7 +182,10 @@ def _draw_curves(pane: Any, kind: str, lines: Sequence[Line]) -> None:  # Any: m
 
 def _draw_line(pane: Any, line: Line, colour: str, label: str, kind: str) -> None:
     shares = [100 * share for share in line.shares]
-    pane.plot(shares, line.speeds, "o", color=colour, label=label, markersize=5)
+    below = [middle - least for middle, least in zip(line.speeds, line.least, strict=True)]
+    above = [most - middle for middle, most in zip(line.speeds, line.most, strict=True)]
+    style: dict[str, Any] = {"fmt": "o", "markersize": 4.5, "capsize": 2.5, "elinewidth": 1}
+    pane.errorbar(shares, line.speeds, (below, above), color=colour, label=label, **style)
     if line.law is None:
         return
     # Between the ends, where both compute: at the ends the law has a step.
@@ -238,7 +254,7 @@ def _draw_stacks(pane: Any, stacks: Sequence[Stack]) -> None:
     pane.set_xticks(places, [stack.name for stack in stacks], fontsize=8)
     pane.margins(y=0.12)
     pane.set_ylabel("seconds, mean of all points")
-    pane.set_title("What an interruption costs the interrupted", loc="left")
+    pane.set_title("What an interruption costs the interrupted (with its next step)", loc="left")
     _finish(pane)
 
 

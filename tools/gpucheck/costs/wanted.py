@@ -1,6 +1,7 @@
 """Which items there are, in which order, and about how long each takes."""
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from itertools import product
 
 from gpucheck.costs.names import claimant_of, kind_of, layers_of
@@ -74,11 +75,16 @@ def share_there(shape: Shape, layers: int) -> float:
     With the first layer goes the output head.  Token embeddings are no part: they stay in main
     memory, and a step looks up one row of them.
     """
-    sizes = {one.name: stored_bytes(one, shape) for one in tensors(shape)}
+    sizes = _sizes_bytes(shape)
     computed_bytes = sum(sizes.values()) - sizes["token_embd.weight"]
     return share_of_bytes(
         layers + 1 if layers else 0, shape.layers, sizes["output.weight"], computed_bytes
     )
+
+
+@cache
+def _sizes_bytes(shape: Shape) -> dict[str, int]:
+    return {one.name: stored_bytes(one, shape) for one in tensors(shape)}
 
 
 def estimate_s(model: str, item: str) -> float:
@@ -108,4 +114,4 @@ def estimate_s(model: str, item: str) -> float:
 
 
 def _gb(model: str) -> float:
-    return sum(stored_bytes(one, SHAPES[model]) for one in tensors(SHAPES[model])) / 1e9
+    return sum(_sizes_bytes(SHAPES[model]).values()) / 1e9

@@ -119,9 +119,7 @@ def report(items: list[Item]) -> Report:
 
 def full_report() -> Report:
     """Three models as published curves have them: rho 10 and what is slower by a factor."""
-    items = [
-        one for model, pace in (("8b-q4_0", 1), ("14b-q4_0", 2)) for one in steps(model, pace)
-    ]
+    items = [one for model, pace in (("8b-q4_0", 1), ("14b-q4_0", 2)) for one in steps(model, pace)]
     items += [
         link("8b-q4_0"),
         interruption("8b-q4_0", "8b-q4_0"),
