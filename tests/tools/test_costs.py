@@ -107,14 +107,16 @@ def test_the_law_is_found_again_in_the_steps_that_obey_it() -> None:
     assert decode.points == len(layers_to_try(shape)) * len(shape.lengths)
 
 
-def test_prompts_with_nothing_on_the_device_are_no_part_of_their_law() -> None:
-    """There the cores compute alone; elsewhere the GPU computes long steps of all layers."""
+def test_prompts_with_nothing_on_the_device_and_short_ones_are_no_part_of_their_law() -> None:
+    """There the cores compute alone; and a chunk that is not full costs much the same."""
     shape = SHAPES["8b-q4_0"]
     items = steps("8b-q4_0")
     (curve,) = [one for one in summarise(items).curves if one.kind == "prefill"]
-    assert curve.points == (len(layers_to_try(shape)) - 1) * len(shape.lengths)
+    assert curve.points == (len(layers_to_try(shape)) - 1) * len([500, 1000, 5000])
     only_two = [item for item in items if item.name in ("offload-0", "offload-32")]
     assert [one.kind for one in summarise(only_two).curves] == ["decode"]
+    (rehearsed,) = [one for one in summarise(steps("tiny")).curves if one.kind == "prefill"]
+    assert rehearsed.points == (len(layers_to_try(SHAPES["tiny"])) - 1) * len([20, 150])
 
 
 def test_a_prompt_is_a_point_per_token_at_its_length() -> None:

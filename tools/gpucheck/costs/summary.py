@@ -19,6 +19,8 @@ __all__ = ["costs_table", "point_of", "summarise"]
 _MATTERS_SHARE = 0.10
 """A cost depends on something that changes it by more: what a scheduler's margin hides."""
 
+_LONG_PROMPT_TOKENS = 500
+"""Four chunks, the last one nearly full."""
 _RUN_TOKENS = 7000
 """Of the interrupted generation in Yildiz 2026; ours ends at the last point."""
 
@@ -45,14 +47,20 @@ def point_of(step: StepReading) -> Point:
     return Point(step.share, length, typical_s(step.seconds) / step.tokens)
 
 
+def _shares(steps: Sequence[StepReading]) -> int:
+    return len({one.share for one in steps})
+
+
 def _curve(model: str, steps: Sequence[StepReading]) -> Curve | None:
     """Prompts with nothing on the device are apart: there the cores compute them; from one layer
-    on a GPU computes the others' long steps too, and their weights are sent to it for each."""
+    on a GPU computes the others' long steps too, and their weights are sent to it for each.  So are
+    short ones, if there are others: a chunk that is not full costs much the same."""
     used = [one for one in steps if one.decode or one.share > 0.0]
-    points = [point_of(one) for one in used]
-    if len({one.share for one in points}) < 2:
+    long = [one for one in used if one.decode or one.tokens >= _LONG_PROMPT_TOKENS]
+    used = long if _shares(long) > 1 else used
+    if _shares(used) < 2:
         return None
-    fitted = fit(points)
+    fitted = fit([point_of(one) for one in used])
     law = fitted.law
     return Curve(
         model=model,
