@@ -6,10 +6,10 @@ from gpucheck.costs.wanted import layers_to_try, share_there
 from gpucheck.result import Item, Machine, Report
 from gpucheck.shapes import SHAPES
 
+from repertory.domain.readings import LinkReading, StepReading
 from repertory.domain.specs import WeightsForm
 from repertory.perf.offload import OffloadLaw
 from repertory.perf.profiles import Law
-from repertory.perf.readings import LinkReading, StepReading
 
 MACHINE = Machine(
     cpu="a CPU",

@@ -18,6 +18,7 @@ from gpucheck.costs.found import Costs, Cycle, Resume
 from gpucheck.machine import smi_used_bytes
 from gpucheck.result import Freed, Library, Stage
 from gpucheck.shapes import Shape
+from repertory.domain.readings import LinkReading, StepReading
 from repertory.domain.specs import KvShape, ModelSpec, Placement
 from repertory.engines.gguf.files import describe_file
 from repertory.engines.llamacpp import CHUNK_TOKENS, library
@@ -31,7 +32,6 @@ from repertory.engines.llamacpp.weights import (
     resident_share,
     taken_bytes,
 )
-from repertory.perf.readings import LinkReading, StepReading
 
 __all__ = [
     "TOLERANCE_BYTES",

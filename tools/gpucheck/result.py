@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from gpucheck.costs.found import Costs, Resume, Summary
-from repertory.perf.readings import LinkReading, typical_s
+from repertory.domain.readings import LinkReading, typical_s
 
 __all__ = [
     "Freed",

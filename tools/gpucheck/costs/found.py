@@ -1,11 +1,11 @@
 """What the items about costs find, as data.  Steps and links are the product's own nouns
-(`repertory.perf.readings`), so that its laws can be made from them."""
+(`repertory.domain.readings`), so that its laws can be made from them."""
 
 from typing import Literal
 
 import msgspec
 
-from repertory.perf.readings import LinkReading, StepReading
+from repertory.domain.readings import LinkReading, StepReading
 
 __all__ = ["Costs", "Curve", "Cycle", "Interruption", "Resume", "Summary"]
 

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from gpucheck.measure import Taken, Wrong, timed
 from gpucheck.shapes import Shape
+from repertory.domain.readings import LinkReading
 from repertory.engines.llamacpp import library
 from repertory.engines.llamacpp.library import Accelerator, api
 from repertory.engines.llamacpp.weights import drop_from_host, resident_share
-from repertory.perf.readings import LinkReading
 
 __all__ = ["measure_links"]
 

@@ -12,10 +12,10 @@ from gpucheck.costs.up import Place, Up
 from gpucheck.costs.wanted import share_there
 from gpucheck.measure import Taken, checked, prefill, some_tokens, spec_of, timed
 from gpucheck.shapes import Shape
+from repertory.domain.readings import StepReading
 from repertory.domain.specs import WeightsForm
 from repertory.engines.llamacpp.context import DecodeFailed, SavedSequence
 from repertory.engines.llamacpp.library import Accelerator
-from repertory.perf.readings import StepReading
 
 __all__ = ["measure_offload"]
 

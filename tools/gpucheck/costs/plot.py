@@ -18,9 +18,9 @@ import msgspec
 from gpucheck.costs.found import Cycle
 from gpucheck.costs.summary import point_of
 from gpucheck.result import Item, Report
+from repertory.domain.readings import LinkReading, StepReading, typical_s
 from repertory.perf.offload import OffloadLaw
 from repertory.perf.profiles import Law
-from repertory.perf.readings import LinkReading, StepReading, typical_s
 
 if TYPE_CHECKING:
     from gpucheck.costs.found import Curve

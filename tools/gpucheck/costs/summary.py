@@ -11,8 +11,8 @@ from statistics import fmean, median
 from gpucheck.costs.found import Curve, Cycle, Interruption, Summary
 from gpucheck.costs.names import claimant_of, kind_of
 from gpucheck.result import Item
+from repertory.domain.readings import StepReading, spread, typical_s
 from repertory.perf.offload import Point, fit
-from repertory.perf.readings import StepReading, spread, typical_s
 
 __all__ = ["costs_table", "point_of", "summarise"]
 
