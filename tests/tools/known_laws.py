@@ -98,7 +98,9 @@ def link(model: str) -> Item:
         for what in ("device in", "device out")
     ]
     return Item(
-        model, "link", costs=Costs(links=[*read, LinkReading("disk read", "buffered", 1, (1.0,))])
+        model,
+        "link",
+        costs=Costs(links=[*read, LinkReading("disk read", "buffered", 1 << 30, (0.5,))]),
     )
 
 

@@ -171,6 +171,17 @@ def test_one_outlier_among_nine_points_does_not_tilt_the_answer() -> None:
     assert "does not depend on the point" in told.answers[0]
 
 
+def test_scattered_readings_are_not_taken_for_an_answer() -> None:
+    item = interruption("8b-q4_0", "8b-q4_0")
+    loads = (1.6, 1.0, 2.0, 0.9, 1.3, 1.9, 1.0, 2.1, 1.5)
+    cycles = [
+        msgspec.structs.replace(one, load_s=load_s)
+        for one, load_s in zip(item.costs.cycles[:9], loads, strict=True)
+    ]
+    (answer,) = summarise([msgspec.structs.replace(item, costs=Costs(cycles=cycles))]).answers
+    assert "scatters too much" in answer
+
+
 def broken(**changes: float) -> Item:
     whole = msgspec.structs.replace(cycle("tiny", 100, load_s=1.0), **changes)
     return Item("tiny", "preempt-for-tiny", costs=Costs(cycles=[whole]))

@@ -156,6 +156,8 @@ class Interruption(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     last_in_s: float
     by_point_share: float
     """How much more the last point costs than the first by a straight line, over the mean."""
+    scatter_share: float
+    """How far points lie off that line, over the mean: twice the middle distance."""
     memory_came_back: bool
     logits_apart_share: float
     """The most, of all points."""

@@ -124,7 +124,7 @@ def _pinned(device: int, size_bytes: int) -> Iterator[Bytes | None]:
             return
         base = _function("ggml_backend_buffer_get_base", void, void)(buffer)
         memory = (ctypes.c_uint8 * size_bytes).from_address(base)
-        yield np.frombuffer(memory, np.uint8)
+        yield np.frombuffer(memoryview(memory), np.uint8)
     finally:
         _function("ggml_backend_buffer_free", None, void)(buffer)
 

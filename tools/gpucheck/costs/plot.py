@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -89,7 +89,7 @@ def draw(report: Report, target: Path) -> str:
 
 def _title(report: Report) -> str:
     machine = report.machine
-    cores = f"{machine.cpu}, {machine.cores} cores"
+    cores = f"{machine.cpu}, {machine.cores} core{'' if machine.cores == 1 else 's'}"
     match report.device:
         case "cuda":
             where = f"{machine.gpu} beside {cores}"
@@ -238,8 +238,8 @@ def preemption_stacks(report: Report) -> list[Stack]:
     return found
 
 
-def _mean_s(cycles: Sequence[Cycle], timers: Iterable[str]) -> float:
-    return sum(getattr(one, timer) for one in cycles for timer in timers) / len(cycles)
+def _mean_s(cycles: Sequence[Cycle], timers: tuple[str, ...]) -> float:
+    return fmean(sum(float(getattr(one, timer)) for timer in timers) for one in cycles)
 
 
 def _draw_stacks(pane: Any, stacks: Sequence[Stack]) -> None:
@@ -252,10 +252,10 @@ def _draw_stacks(pane: Any, stacks: Sequence[Stack]) -> None:
     for place, total in zip(places, bottoms, strict=True):
         pane.annotate(f"{total:.3g}", (place, total), ha="center", va="bottom", fontsize=8)
     pane.set_xticks(places, [stack.name for stack in stacks], fontsize=8)
-    pane.margins(y=0.12)
+    pane.set_ylim(0, 1.35 * max(bottoms, default=1.0))  # the legend lies above the bars
     pane.set_ylabel("seconds, mean of all points")
     pane.set_title("What an interruption costs the interrupted (with its next step)", loc="left")
-    _finish(pane)
+    _finish(pane, "upper left", 2)
 
 
 def _draw_points(pane: Any, report: Report) -> None:
@@ -317,8 +317,8 @@ def _colours() -> Iterable[str]:
     return (*_COLOURS, "#6cc5b0", "#97bbf5", "#ff8ab7", "#444444")
 
 
-def _finish(pane: Any) -> None:
+def _finish(pane: Any, place: str = "best", columns: int = 1) -> None:
     pane.grid(alpha=0.3)
     handles, _ = pane.get_legend_handles_labels()
     if handles:
-        pane.legend(fontsize=8, loc="best")
+        pane.legend(fontsize=8, loc=place, ncols=columns)

@@ -94,7 +94,10 @@ def _row(victim: str, claimant: str, cycles: Sequence[Cycle]) -> Interruption:
     load_s = fmean(one.load_s + one.context_s for one in cycles)
     step_s = median(one.step_s for one in cycles)
     points = [one.point_tokens for one in cycles]
-    rise_s = _slope(points, overheads) * (points[-1] - points[0])
+    slope = _slope(points, overheads)
+    rise_s = slope * (points[-1] - points[0])
+    flat = [one - slope * point for one, point in zip(overheads, points, strict=True)]
+    scatter_s = 2.0 * median(abs(one - median(flat)) for one in flat)
     return Interruption(
         victim=victim,
         claimant=claimant,
@@ -114,6 +117,7 @@ def _row(victim: str, claimant: str, cycles: Sequence[Cycle]) -> Interruption:
         steps_per_load=load_s / step_s,
         added_share=overhead_s / (_RUN_TOKENS * step_s),
         by_point_share=rise_s / overhead_s if overhead_s else 0.0,
+        scatter_share=scatter_s / overhead_s if overhead_s else 0.0,
         last_point_tokens=points[-1],
         last_kv_bytes=cycles[-1].kv_bytes,
         last_out_s=cycles[-1].out_s,
@@ -132,26 +136,34 @@ def _slope(places: Sequence[int], values: Sequence[float]) -> float:
 
 def _answers(rows: Sequence[Interruption]) -> list[str]:
     """Yildiz 2026 finds a fixed cost per model and hardware; is it so here?"""
-    answers = []
     moved = [row for row in rows if not row.stays]
-    for row in moved:
-        verdict = "depends" if abs(row.by_point_share) > _MATTERS_SHARE else "does not depend"
-        answers.append(
-            f"{row.victim} for {row.claimant}: the cost {verdict} on the point "
-            f"({row.by_point_share:+.1%} of {row.overhead_s:.3f} s from the first to the last, "
-            f"all within {row.least_s:.3f} ... {row.most_s:.3f} s; KV is {row.kv_share:.1%} of it)"
-        )
+    answers = [
+        f"{row.victim} for {row.claimant}: the cost "
+        f"{_depends(row.by_point_share, row.scatter_share)} on the point "
+        f"({row.by_point_share:+.1%} of {row.overhead_s:.3f} s from the first to the last, "
+        f"all within {row.least_s:.3f} ... {row.most_s:.3f} s; KV is {row.kv_share:.1%} of it)"
+        for row in moved
+    ]
     for victim in dict.fromkeys(row.victim for row in moved):
-        means = {row.claimant: row.overhead_s for row in moved if row.victim == victim}
-        if len(means) < 2:
+        mine = [row for row in moved if row.victim == victim]
+        if len(mine) < 2:
             continue
-        apart = (max(means.values()) - min(means.values())) / fmean(means.values())
-        verdict = "depends" if apart > _MATTERS_SHARE else "does not depend"
-        told = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in means.items())
+        means = [row.overhead_s for row in mine]
+        apart = (max(means) - min(means)) / fmean(means)
+        told = ", ".join(f"{row.claimant} {row.overhead_s:.3f} s" for row in mine)
+        verdict = _depends(apart, max(row.scatter_share for row in mine))
         answers.append(
             f"{victim}: the cost {verdict} on the other model ({told}: {apart:.1%} apart)"
         )
     return answers
+
+
+def _depends(change: float, scatter: float) -> str:
+    if abs(change) <= _MATTERS_SHARE:
+        return "does not depend"
+    if abs(change) <= scatter:
+        return f"scatters too much ({scatter:.1%}) to say whether it depends"
+    return "depends"
 
 
 def costs_table(summary: Summary) -> str:
