@@ -37,7 +37,7 @@ from repertory.live.server import Server
 from repertory.live.watch import Watch
 from repertory.perf.needs import size_text
 
-__all__ = ["Endpoint", "run_server"]
+__all__ = ["Endpoint", "run_server", "worker_command"]
 
 _log = logging.getLogger(__name__)
 
@@ -127,7 +127,9 @@ class _Composition:
             self._server.connect(self._controller, self._driver)
             stack.push_async_callback(self._driver.close)
             self._wishes.begin(self._driver, look)
-            worker = fleet.keep(self._command(), on_up=self._on_up, on_lost=self._on_lost)
+            worker = fleet.keep(
+                worker_command(self._config), on_up=self._on_up, on_lost=self._on_lost
+            )
             try:
                 self._spawn(self._watch_logs(log, worker))
                 await self._serve(self._open_endpoint(self._server), worker)
@@ -205,31 +207,6 @@ class _Composition:
             self._stop.set()
         else:
             self._look_asked.set()
-
-    def _command(self) -> WorkerCommand:
-        arguments = [sys.executable, "-m", "repertory.engines.llamacpp.worker"]
-        arguments += ["--socket", "{fd}", "--node", _NODE, "--devices", self._devices_json()]
-        arguments += ["--state-dir", str(self._config.state_dir)]
-        arguments += ["--saved-kv-bytes", str(self._config.saved_kv_bytes)]
-        if self._config.is_exact:
-            arguments.append("--exact")
-        return WorkerCommand("worker", tuple(arguments))
-
-    def _devices_json(self) -> str:
-        """Budgets are corrected when the worker's own memory is known (`_budgeted`)."""
-        if self._config.devices is None:
-            return json.dumps([{"id": "cpu0", "memory_bytes": self._config.memory_bytes}])
-        return json.dumps(
-            [
-                {
-                    "id": one.id,
-                    "memory_bytes": one.memory_bytes or self._config.memory_bytes,
-                    "cores": list(one.cores) or None,
-                    "backend": "cpu" if one.cores else "accelerator",
-                }
-                for one in self._config.devices
-            ]
-        )
 
     def _on_up(self, child: Child) -> None:
         self._pid = child.pid
@@ -360,6 +337,34 @@ class _Composition:
         if not task.cancelled() and (broken := task.exception()) is not None:
             self._bug = broken
             self._stop.set()
+
+
+def worker_command(config: ServeConfig) -> WorkerCommand:
+    """How a worker is started; its fleet lives in the same state folder."""
+    arguments = [sys.executable, "-m", "repertory.engines.llamacpp.worker"]
+    arguments += ["--socket", "{fd}", "--node", _NODE, "--devices", _devices_json(config)]
+    arguments += ["--state-dir", str(config.state_dir)]
+    arguments += ["--saved-kv-bytes", str(config.saved_kv_bytes)]
+    if config.is_exact:
+        arguments.append("--exact")
+    return WorkerCommand("worker", tuple(arguments))
+
+
+def _devices_json(config: ServeConfig) -> str:
+    """Budgets are corrected when the worker's own memory is known (`_budgeted`)."""
+    if config.devices is None:
+        return json.dumps([{"id": "cpu0", "memory_bytes": config.memory_bytes}])
+    return json.dumps(
+        [
+            {
+                "id": one.id,
+                "memory_bytes": one.memory_bytes or config.memory_bytes,
+                "cores": list(one.cores) or None,
+                "backend": "cpu" if one.cores else "accelerator",
+            }
+            for one in config.devices
+        ]
+    )
 
 
 def _has_terminal() -> bool:
