@@ -10,7 +10,7 @@ from repertory.profiler.steps import DECODE_STEPS
 __all__ = ["read_load_beside_steps", "read_two_loads"]
 
 _KV = KvShape(1, 256)
-_WATCHED_STEPS = 4 * DECODE_STEPS
+_WATCHED_STEPS = 2 * DECODE_STEPS
 
 
 async def read_two_loads(
