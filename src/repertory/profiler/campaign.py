@@ -117,7 +117,7 @@ def _nothing(subject: Subject, identity: Identity) -> Readings:
         layers=spec.layers,
         weights_bytes=spec.weights_bytes,
         repacked_bytes=spec.repacked_bytes,
-        head_bytes=subject.head_bytes,
+        head_bytes=spec.head_bytes,
         kv_bytes_per_token=spec.kv_bytes_per_token,
     )
 

@@ -25,7 +25,7 @@ _PIECE_BYTES = 4 << 20
 async def read_copy(stand: Stand) -> tuple[LinkReading, ...]:
     """Main memory to main memory, by one core: how KV goes out and back on a CPU."""
     origin = np.ones(LINK_BYTES, np.uint8)
-    target = np.zeros(LINK_BYTES, np.uint8)
+    target = np.ones(LINK_BYTES, np.uint8)
     seconds = await repeated(lambda: asyncio.to_thread(_timed, lambda: np.copyto(target, origin)))
     return (LinkReading("memory copy", "flat", LINK_BYTES, seconds),)
 

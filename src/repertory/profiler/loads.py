@@ -56,7 +56,7 @@ async def read_load(
         unload_s=tuple(unloads),
         first_s=first,
     )
-    return (reading, *_memory(subject, place, loaded[-1]))
+    return (reading, *(_memory(subject, place, loaded[-1]) if source is Rung.HOST else ()))
 
 
 async def _first(stand: Stand, subject: Subject, place: Place) -> float | None:

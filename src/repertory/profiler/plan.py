@@ -12,9 +12,8 @@ from pathlib import Path
 from repertory.domain.ladder import Edge, Rung
 from repertory.domain.specs import Capabilities, DeviceSpec, KvShape, ModelSpec, NodeSpec
 from repertory.domain.specs import WeightsForm as Form
-from repertory.perf.bytes import shape_for
-from repertory.perf.offload import share_of_bytes
-from repertory.perf.profiles import prior_profile
+from repertory.perf.bytes import shape_for, share_there
+from repertory.perf.profiles import Profile, prior_profile
 from repertory.perf.readings import (
     ContentionReading,
     CycleReading,
@@ -69,7 +68,7 @@ class Points:
     """Dense above 90: that is where the curves are steep."""
     interruptions: tuple[int, ...] = (100, 200, 500, 1000, 1500, 2000, 3000, 4000, 5000)
     batches: tuple[tuple[int, int], ...] = tuple(
-        (batch, context) for context in (64, 500, 1000, 2500, 5000) for batch in (1, 2, 4, 8)
+        (batch, context) for context in (64, 500, 1000, 2500, 5000) for batch in (1, 2, 4, 8, 16)
     )
     """Sequences, and the context of each."""
     kv_tokens: tuple[int, ...] = (256, 500, 1000, 2500, 5000)
@@ -81,7 +80,7 @@ class Points:
 
 
 _QUICK = Points(
-    lengths=(50, 300, 1000),
+    lengths=(50, 150, 300, 1000),
     shares_percent=(0, 50, 90, 100),
     interruptions=(200, 1000),
     batches=((1, 64), (2, 64), (4, 64), (8, 64), (1, 1000), (4, 1000)),
@@ -129,6 +128,10 @@ class _Plan:
         return self.subject.spec
 
     @property
+    def _prior(self) -> Profile:
+        return prior_profile(self._spec, self.device)
+
+    @property
     def _abilities(self) -> Capabilities:
         return self.node.capabilities
 
@@ -168,19 +171,23 @@ class _Plan:
         yield self._item("disk read", 1.0, partial(read_disk, path=path, other=spare))
 
     def _loads(self, place: Place) -> Iterator[Item]:
-        law = prior_profile(self._spec).load
-        rungs = [Rung.HOST]
-        if (Rung.HOST, Edge.DROP) in self._abilities.edges:
-            rungs.append(Rung.DISK)
-        for rung in rungs:
-            expected_s = 5.0 * law[place.form, rung].seconds(self._spec.weights_bytes)
-            measure = partial(read_load, subject=self.subject, place=place, source=rung)
-            yield self._item(f"load, {_words(place)}, from {rung.value}", expected_s, measure)
+        yield self._load(place, Rung.HOST)
+        if self._can_drop:
+            yield self._load(place, Rung.DISK)
+
+    @property
+    def _can_drop(self) -> bool:
+        return (Rung.HOST, Edge.DROP) in self._abilities.edges
+
+    def _load(self, place: Place, rung: Rung) -> Item:
+        measure = partial(read_load, subject=self.subject, place=place, source=rung)
+        expected_s = 5.0 * self._load_s(place, rung)
+        return self._item(f"load, {_words(place)}, from {rung.value}", expected_s, measure)
 
     def _contexts(self, place: Place) -> Iterator[Item]:
         if place.form is not Form.PLAIN:
             return  # KV memory knows nothing of the weights' form
-        law = prior_profile(self._spec).activate
+        law = self._prior.activate
         for kv in self._shapes(self.points.contexts):
             size = kv.tokens * self._spec.kv_bytes_per_token
             measure = partial(read_open, subject=self.subject, place=place, kv=kv)
@@ -193,7 +200,7 @@ class _Plan:
             if after > self._spec.context_tokens:
                 continue
             grow = partial(read_resize, subject=self.subject, place=place, small=small, large=large)
-            expected_s = 3.0 * self._prefill_s(place.form, before) + 0.1
+            expected_s = 3.0 * self._prefill_s(place, before) + 0.1
             yield self._item(f"resize from {before} to {after}", expected_s, grow)
 
     def _shapes(self, wanted: Sequence[tuple[int, int]]) -> list[KvShape]:
@@ -215,7 +222,7 @@ class _Plan:
 
     def _kv(self, place: Place, tokens: int) -> Item:
         measure = partial(read_kv, subject=self.subject, place=place, tokens=tokens)
-        expected_s = self._prefill_s(place.form, tokens) + 0.5
+        expected_s = self._prefill_s(place, tokens) + 0.5
         return self._item(f"KV of {tokens} tokens, {_words(place)}", expected_s, measure)
 
     def _lengths(self, beyond: int) -> list[int]:
@@ -225,29 +232,32 @@ class _Plan:
     def _prefill(self, place: Place, tokens: int) -> Item:
         kv = shape_for(self._spec, 1, max(self._lengths(1)) + 1)
         measure = partial(read_prefill, subject=self.subject, place=place, tokens=tokens, kv=kv)
-        expected_s = 4.0 * self._prefill_s(place.form, tokens)
+        expected_s = 4.0 * self._prefill_s(place, tokens)
         return self._item(f"prompt of {tokens}, {_words(place)}", expected_s, measure)
 
     def _decode(self, place: Place, batch: int, context: int) -> Item:
-        law = prior_profile(self._spec).decode[place.form]
+        step_s = self._prior.decode_s(place.form, batch, batch * context, place.share)
         measure = partial(
             read_decode, subject=self.subject, place=place, batch=batch, context_tokens=context
         )
-        expected_s = self._prefill_s(place.form, context) + 80.0 * law.seconds(batch)
+        expected_s = self._prefill_s(place, context) + 80.0 * step_s
         words = f"decode of {batch} at {context}, {_words(place)}"
         return self._item(words, expected_s, measure)
 
-    def _prefill_s(self, form: Form, tokens: int) -> float:
-        return prior_profile(self._spec).prefill[form].seconds(tokens)
+    def _prefill_s(self, place: Place, tokens: int) -> float:
+        return self._prior.prefill_s(place.form, tokens, 0, place.share)
+
+    def _load_s(self, place: Place, rung: Rung) -> float:
+        return self._prior.load_s(place.form, rung, self._spec.weights_bytes, place.share)
 
     def _shares(self) -> Iterator[Item]:
         """k of n layers there, the rest on the cores (Yildiz, §1.3)."""
         if not self._abilities.partial_layers or self._is_cores:
             return
         for place in self._partial_places():
-            if place.device is self.device:
-                measure = partial(read_load, subject=self.subject, place=place, source=Rung.HOST)
-                yield self._item(f"load, {_words(place)}, from host", 1.0, measure)
+            yield self._load(place, Rung.HOST)
+            if place.layers == 0 and self._can_drop:  # the law of what stays on the cores
+                yield self._load(place, Rung.DISK)
             for tokens in self._lengths(192):
                 yield self._prefill(place, tokens)
                 yield self._decode(place, 1, tokens)
@@ -261,10 +271,7 @@ class _Plan:
         cores = next((one for one in self.node.devices if one.cores), None)
         for layers in sorted(counts - {spec.layers}):
             if layers:
-                share = share_of_bytes(
-                    layers + 1, spec.layers, self.subject.head_bytes, spec.weights_bytes
-                )
-                yield Place(self.device, layers=layers, share=share)
+                yield Place(self.device, layers=layers, share=share_there(spec, layers))
             elif cores is not None:
                 yield Place(cores, layers=0, share=0.0)
         yield Place(self.device)
@@ -282,8 +289,7 @@ class _Plan:
                     yield self._cycle(place, other, tokens, stays)
 
     def _cycle(self, place: Place, other: Subject, tokens: int, stays: bool) -> Item:
-        load = prior_profile(self._spec).load[Form.PLAIN, Rung.HOST]
-        swap_s = load.seconds(self._spec.weights_bytes) + load.seconds(other.spec.weights_bytes)
+        swap_s = 2.0 * self._load_s(place, Rung.HOST)
         measure = partial(
             read_cycle,
             victim=self.subject,
@@ -292,7 +298,7 @@ class _Plan:
             point=(tokens, stays),
         )
         words = f"preemption at {tokens} for {other.spec.name}"
-        expected_s = 5.0 * (swap_s + 0.2) + self._prefill_s(Form.PLAIN, tokens)
+        expected_s = 5.0 * (swap_s + 0.2) + self._prefill_s(place, tokens)
         return self._item(words + (", weights stay" if stays else ""), expected_s, measure)
 
 

@@ -53,8 +53,6 @@ class Subject:
 
     spec: ModelSpec
     vocabulary_tokens: int
-    head_bytes: int
-    """Of the output head: it goes to an accelerator before any layer."""
     is_generating: bool = True
     """Not so for one that only makes embeddings."""
 

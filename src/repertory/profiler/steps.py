@@ -1,5 +1,7 @@
 """What computing takes: prompts by their length, decode steps by batch and context."""
 
+from statistics import median
+
 from repertory.domain.errors import EngineError
 from repertory.domain.specs import KvShape
 from repertory.perf.bytes import MIN_CELLS, power_of_two, shape_for
@@ -65,17 +67,22 @@ async def read_decode(
     prompt = prompt_of(subject, context_tokens, "decode")
     await stand.end(await stand.ask(subject, prompt, 1))  # the others copy its cells
     company = _Company(stand, subject, prompt, batch - 1, kv.cells - context_tokens)
+    made: list[int] = []
 
     async def once() -> float:
         for _ in range(_TRIES):
             await company.gather()
-            heard = await stand.end(await stand.ask(subject, prompt, 1 + DECODE_STEPS))
+            running = await stand.ask(subject, prompt, 1 + DECODE_STEPS)
+            before = company.made_tokens
+            heard = await stand.end(running)
             if company.is_whole:
+                made.append(before + company.made_tokens)
                 return heard.decode_ns / 1e9 / DECODE_STEPS
         raise EngineError(f"a batch of {batch} was never whole for {DECODE_STEPS} steps")
 
     seconds = await repeated(once)
     await company.leave()
+    beyond = (DECODE_STEPS + median(made)) / 2.0  # of all of them, in the middle of these steps
     return (
         StepReading(
             decode=True,
@@ -84,7 +91,7 @@ async def read_decode(
             share=place.share,
             batch=batch,
             tokens=batch,
-            context_tokens=context_tokens + DECODE_STEPS // 2,
+            context_tokens=context_tokens + round(beyond / batch),
             seconds=seconds,
         ),
     )
@@ -104,6 +111,11 @@ class _Company:
     def is_whole(self) -> bool:
         """None has ended."""
         return all(self._stand.heard_of(one).finish is None for one in self._others)
+
+    @property
+    def made_tokens(self) -> int:
+        """By all of them together, as far as it was told."""
+        return sum(len(self._stand.heard_of(one).tokens) for one in self._others)
 
     async def gather(self) -> None:
         """All decode, with enough left to make; those that come to their end are begun anew."""

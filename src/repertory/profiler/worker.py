@@ -37,7 +37,8 @@ def subject_of(offer: Offer) -> Subject:
     headers = [read_header(path.with_name(stamp.name)) for stamp in stamp_files(path)]
     sizes = {one.name: one.size_bytes for header in headers for one in header.tensors}
     head_bytes = next((sizes[name] for name in _HEADS if name in sizes), 0)
-    return Subject(offer.spec, offer.tokens, head_bytes, not offer.only_embeds)
+    spec = replace(offer.spec, head_bytes=offer.spec.head_bytes or head_bytes)
+    return Subject(spec, offer.tokens, not offer.only_embeds)
 
 
 def profiler_config(
