@@ -13,11 +13,11 @@ from repertory.perf.readings import CycleReading
 from repertory.profiler.loads import unloaded_s
 from repertory.profiler.stand import Place, Stand, Subject, prompt_of, repeated, saved_by
 
-__all__ = ["read_cycle"]
+__all__ = ["LEFT_TOKENS", "read_cycle"]
 
 _MADE_TOKENS = 8
 """Of the victim, before it is stopped."""
-_LEFT_TOKENS = 64
+LEFT_TOKENS = 64
 """That it has still to make by then."""
 
 
@@ -46,7 +46,7 @@ class _Cycle:
 
     @property
     def victim_kv(self) -> KvShape:
-        return shape_for(self.victim.spec, 1, self.point_tokens + _LEFT_TOKENS)
+        return shape_for(self.victim.spec, 1, self.point_tokens + LEFT_TOKENS)
 
     @property
     def claimant_place(self) -> Place:
@@ -111,7 +111,7 @@ async def _run(cycle: _Cycle, timers: _Timers) -> int:
     """One cycle; how many tokens the victim did not compute again."""
     stand, victim = cycle.stand, cycle.victim
     prompt = prompt_of(victim, cycle.point_tokens - _MADE_TOKENS, "cycle")
-    tokens = _MADE_TOKENS + _LEFT_TOKENS
+    tokens = _MADE_TOKENS + LEFT_TOKENS
     await stand.serve(victim, cycle.place.placement, cycle.victim_kv)
     running = await stand.ask(victim, prompt, tokens)
     await stand.reach(running, _MADE_TOKENS)

@@ -26,7 +26,7 @@ from repertory.perf.readings import (
 )
 from repertory.profiler.beside import read_load_beside_steps, read_two_loads
 from repertory.profiler.contexts import read_kv, read_open, read_resize
-from repertory.profiler.cycles import read_cycle
+from repertory.profiler.cycles import LEFT_TOKENS, read_cycle
 from repertory.profiler.links import read_copy, read_disk, read_page_cache
 from repertory.profiler.loads import read_load
 from repertory.profiler.stand import Place, Stand, Subject
@@ -284,7 +284,8 @@ class _Plan:
             yield self._item(f"load during that of {name}", 1.0, two)
             beside = partial(read_load_beside_steps, subject=self.subject, place=place, other=other)
             yield self._item(f"load while {name} decodes", 4.0, beside)
-            for tokens in self.points.interruptions:
+            most = self._spec.context_tokens - LEFT_TOKENS
+            for tokens in (one for one in self.points.interruptions if one <= most):
                 for stays in (False, True):
                     yield self._cycle(place, other, tokens, stays)
 

@@ -28,6 +28,7 @@ _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#
 _SHADES = ("#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#c7b020")
 """In order, dark to light: for what grows along a scale (viridis)."""
 _STYLES = {WeightsForm.PLAIN: "-", WeightsForm.REPACKED: "--"}
+_HUES = {WeightsForm.PLAIN: _COLOURS[0], WeightsForm.REPACKED: _COLOURS[5]}
 
 
 def draw(found: Sequence[Readings], folder: Path) -> list[Path]:
@@ -69,6 +70,7 @@ def _sheet(title: str, panels: int = 2) -> tuple[Figure, list[Axes]]:
     axes: list[Axes] = list(made[0])
     for one in axes:
         one.grid(alpha=0.25, linewidth=0.6)
+        one.set_axisbelow(True)
         one.spines[["top", "right"]].set_visible(False)
         one.tick_params(labelsize=8)
     return figure, axes
@@ -150,8 +152,8 @@ def _preemption(device: DeviceReadings, title: str) -> Figure | None:
     highest = max(panel.get_ylim()[1] for panel in axes)
     for panel in axes:
         panel.set_ylim(0, highest)
-    handles, words = axes[0].get_legend_handles_labels()
-    figure.legend(handles[::-1], words[::-1], loc="outside right center", fontsize=7, frameon=False)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles[::-1], names[::-1], loc="outside right center", fontsize=7, frameon=False)
     return figure
 
 
@@ -162,10 +164,11 @@ def _kv(device: DeviceReadings, title: str) -> Figure | None:
         return None
     figure, (left, right) = _sheet(title)
     tokens = [one.tokens for one in whole]
-    for words, colour, seconds in (
+    ways = (
         ("out, to main memory", _COLOURS[0], [one.out_s for one in whole]),
         ("back", _COLOURS[1], [one.in_s for one in whole]),
-    ):
+    )
+    for words, colour, seconds in ways:
         _with_range(left, tokens, [[1000 * s for s in some] for some in seconds], colour, words)
         sizes = [one.size_bytes / 1e9 for one in whole]
         paces = [size / typical_s(some) for size, some in zip(sizes, seconds, strict=True)]
@@ -195,18 +198,18 @@ def _decode(device: DeviceReadings, title: str) -> Figure | None:
             line = sorted(
                 (one for one in of_form if one.batch == batch), key=lambda one: one.context_tokens
             )
-            colour = _SHADES[min(at, len(_SHADES) - 1)]
+            shade = _SHADES[min(at, len(_SHADES) - 1)]
             words = f"{batch}" if form is forms[0] else None
             contexts = [one.context_tokens for one in line]
             milliseconds = [[1000 * s for s in one.seconds] for one in line]
-            _with_range(left, contexts, milliseconds, colour, words, _STYLES[form])
+            _with_range(left, contexts, milliseconds, shade, words, _STYLES[form])
         least = min(one.context_tokens for one in of_form)
         at_least = sorted(
             (one for one in of_form if one.context_tokens < least + 128), key=lambda one: one.batch
         )
         sizes = [one.batch for one in at_least]
         paces = [one.batch / typical_s(one.seconds) for one in at_least]
-        right.plot(sizes, paces, "o", ls=_STYLES[form], ms=4, color=_COLOURS[0], label=form.value)
+        right.plot(sizes, paces, "o", ls=_STYLES[form], ms=4, color=_HUES[form], label=form.value)
     _label(left, "One decode step", "tokens of context, of each sequence", "milliseconds")
     _label(right, "Decoding, shortest context", "sequences of a step", "tokens per second")
     left.set_ylim(bottom=0)
@@ -226,9 +229,9 @@ def _prefill(device: DeviceReadings, title: str) -> Figure | None:
         line = sorted((one for one in prompts if one.form is form), key=lambda one: one.tokens)
         lengths = [one.tokens for one in line]
         seconds = [list(one.seconds) for one in line]
-        _with_range(left, lengths, seconds, _COLOURS[0], form.value, _STYLES[form])
+        _with_range(left, lengths, seconds, _HUES[form], form.value, _STYLES[form])
         paces = [one.tokens / typical_s(one.seconds) for one in line]
-        right.plot(lengths, paces, "o", ls=_STYLES[form], ms=4, color=_COLOURS[0], label=form.value)
+        right.plot(lengths, paces, "o", ls=_STYLES[form], ms=4, color=_HUES[form], label=form.value)
     _label(left, "Computing a prompt", "tokens of prompt", "seconds")
     _label(right, "Pace", "tokens of prompt", "tokens per second")
     for panel in (left, right):
