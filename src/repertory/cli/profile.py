@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from repertory.live.profile_files import Profiles
     from repertory.perf.readings import Readings
     from repertory.profiler.campaign import Campaign, Ended
-    from repertory.profiler.stand import Stand, Subject
+    from repertory.profiler.stand import Stand
+    from repertory.profiler.subjects import Subject
 
 __all__ = ["profile"]
 

@@ -4,8 +4,9 @@ import asyncio
 
 from repertory.domain.specs import KvShape
 from repertory.perf.readings import ContentionReading
-from repertory.profiler.stand import Place, Stand, Subject, prompt_of, repeated
+from repertory.profiler.stand import Stand
 from repertory.profiler.steps import DECODE_STEPS
+from repertory.profiler.subjects import Place, Subject, prompt_of, repeated
 
 __all__ = ["read_load_beside_steps", "read_two_loads"]
 

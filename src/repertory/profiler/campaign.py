@@ -30,7 +30,8 @@ from repertory.perf.readings import (
     StepReading,
 )
 from repertory.profiler.plan import Item, Reading
-from repertory.profiler.stand import Stand, Subject
+from repertory.profiler.stand import Stand
+from repertory.profiler.subjects import Subject
 
 __all__ = ["Campaign", "Ended", "begun"]
 

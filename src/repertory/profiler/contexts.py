@@ -5,7 +5,8 @@ from repertory.domain.ladder import Rung
 from repertory.domain.specs import KvShape
 from repertory.perf.bytes import kv_bytes, shape_for, weights_footprint
 from repertory.perf.readings import KvReading, MemoryReading, OpenReading
-from repertory.profiler.stand import Place, Stand, Subject, prompt_of, repeated, saved_by
+from repertory.profiler.stand import Stand, saved_by
+from repertory.profiler.subjects import Place, Subject, prompt_of, repeated
 
 __all__ = ["read_kv", "read_open", "read_resize"]
 
@@ -37,7 +38,7 @@ async def read_open(
         close_s=tuple(closes),
         first_s=first.took_ns / 1e9 if is_new else None,
     )
-    return (reading, *_memory(subject, place, kv, opened[-1]))
+    return (reading, *_memory(stand, subject, place, kv, opened[-1]))
 
 
 async def read_resize(
@@ -93,9 +94,9 @@ async def read_kv(
 
 
 def _memory(
-    subject: Subject, place: Place, kv: KvShape, measured: Measured
+    stand: Stand, subject: Subject, place: Place, kv: KvShape, measured: Measured
 ) -> tuple[MemoryReading, ...]:
-    parts = (measured.weights_bytes, measured.kv_bytes, measured.buffers_bytes)
+    parts = (stand.weights_of(subject), measured.kv_bytes, measured.buffers_bytes)
     if not all(parts):
         return ()
     foot = weights_footprint(subject.spec, place.form, place.layers)

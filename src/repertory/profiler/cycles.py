@@ -11,7 +11,8 @@ from repertory.domain.specs import KvShape
 from repertory.perf.bytes import MIN_CELLS, shape_for
 from repertory.perf.readings import CycleReading
 from repertory.profiler.loads import unloaded_s
-from repertory.profiler.stand import Place, Stand, Subject, prompt_of, repeated, saved_by
+from repertory.profiler.stand import Stand, saved_by
+from repertory.profiler.subjects import Place, Subject, prompt_of, repeated
 
 __all__ = ["LEFT_TOKENS", "read_cycle"]
 

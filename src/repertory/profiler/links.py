@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from repertory.perf.readings import ContentionReading, LinkReading
-from repertory.profiler.stand import Stand, repeated
+from repertory.profiler.stand import Stand
+from repertory.profiler.subjects import repeated
 
 __all__ = ["LINK_BYTES", "read_copy", "read_disk", "read_page_cache"]
 

@@ -5,7 +5,8 @@ from repertory.domain.ladder import Rung
 from repertory.perf.bytes import weights_footprint
 from repertory.perf.needs import size_text
 from repertory.perf.readings import LoadReading, MemoryReading
-from repertory.profiler.stand import Place, Stand, Subject, repeated
+from repertory.profiler.stand import Stand
+from repertory.profiler.subjects import Place, Subject, repeated
 
 __all__ = ["read_load", "unloaded_s"]
 

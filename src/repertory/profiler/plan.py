@@ -29,8 +29,9 @@ from repertory.profiler.contexts import read_kv, read_open, read_resize
 from repertory.profiler.cycles import LEFT_TOKENS, read_cycle
 from repertory.profiler.links import read_copy, read_disk, read_page_cache
 from repertory.profiler.loads import read_load
-from repertory.profiler.stand import Place, Stand, Subject
+from repertory.profiler.stand import Stand
 from repertory.profiler.steps import decode_shape, read_decode, read_prefill
+from repertory.profiler.subjects import Place, Subject
 
 __all__ = ["Item", "Points", "Reading", "items_for", "points_for"]
 

@@ -6,76 +6,22 @@ room first.  Time is the running loop's, so that a virtual clock is as good as o
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from itertools import count
-from random import Random
 
 from repertory.domain.actions import Activate, Deactivate, Drop, Load, Resize, Unload
 from repertory.domain.errors import EngineError, OutOfMemory, WorkerGone
 from repertory.domain.events import Measured
 from repertory.domain.ladder import Rung
 from repertory.domain.requests import FinishReason
-from repertory.domain.specs import (
-    DeviceSpec,
-    KvShape,
-    ModelSpec,
-    NodeSpec,
-    Placement,
-    WeightsForm,
-)
+from repertory.domain.specs import KvShape, ModelSpec, NodeSpec, Placement
 from repertory.engines.contract import Engine, Frame, GenerationSpec, Sampling, TokenStep
 from repertory.perf.bytes import kv_bytes, weights_footprint
 from repertory.perf.needs import size_text
+from repertory.profiler.subjects import Subject
 
-__all__ = [
-    "Heard",
-    "Place",
-    "Running",
-    "Stand",
-    "Subject",
-    "opened",
-    "prompt_of",
-    "repeated",
-    "restored_by",
-    "saved_by",
-]
-
-_LEAST, _MOST = 3, 7
-"""Repeats.  Cheap measurements get more: they scatter most (barrier stalls, facts.md)."""
-_ENOUGH_S = 0.5
-"""Of one measurement, once it has the least."""
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A model to be measured, and what its spec does not say."""
-
-    spec: ModelSpec
-    vocabulary_tokens: int
-    is_generating: bool = True
-    """Not so for one that only makes embeddings."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a model is to lie, and how."""
-
-    device: DeviceSpec
-    form: WeightsForm = WeightsForm.PLAIN
-    layers: int | None = None
-    """On the device; None: all.  0: the device is the cores, for comparison."""
-    share: float = 1.0
-    """Of its bytes."""
-
-    @property
-    def placement(self) -> Placement:
-        return Placement((self.device.id,), self.form, self.layers or None)
-
-    @property
-    def text(self) -> str:
-        layers = "" if self.layers is None else f", {self.layers} layers"
-        return f"{self.device.id}, {self.form.value}{layers}"
+__all__ = ["Heard", "Running", "Stand", "opened", "restored_by", "saved_by"]
 
 
 @dataclass(slots=True)
@@ -111,6 +57,8 @@ class _Standing:
     rung: Rung = Rung.DISK
     placement: Placement | None = None
     kv: KvShape | None = None
+    weights_bytes: int | None = None
+    """As they were read back after the load."""
     loads: int = 0
     opens: int = 0
 
@@ -123,14 +71,6 @@ def saved_by(measured: Measured) -> tuple[int, int]:
 def restored_by(step: TokenStep) -> tuple[int, int]:
     """Bytes and nanoseconds of KV that were copied back before this token; (0, 0): none."""
     return getattr(step, "restored_bytes", 0) or 0, getattr(step, "restored_ns", 0) or 0
-
-
-async def repeated(measure: Callable[[], Awaitable[float]]) -> tuple[float, ...]:
-    """Seconds, again and again: at least three times, cheap ones up to seven."""
-    seconds: list[float] = []
-    while len(seconds) < _LEAST or (len(seconds) < _MOST and sum(seconds) < _ENOUGH_S):
-        seconds.append(await measure())
-    return tuple(seconds)
 
 
 class Stand:
@@ -185,12 +125,17 @@ class Stand:
         action = Load(*self._head(spec), placement=placement, source=source)
         measured = await self.engine.load(action, spec)
         one.rung, one.placement = Rung.DEVICE, placement
+        one.weights_bytes = measured.weights_bytes
         one.loads += 1
         return measured
 
     def loads_of(self, subject: Subject) -> int:
         """How many of it this stand has seen."""
         return self._of(subject).loads
+
+    def weights_of(self, subject: Subject) -> int | None:
+        """What its latest load took, as it was read back."""
+        return self._of(subject).weights_bytes
 
     def opens_of(self, subject: Subject) -> int:
         """How many contexts of it this stand has seen."""
@@ -385,9 +330,3 @@ async def opened(engine: Engine, node: NodeSpec, rooms: dict[str, int]) -> Async
         listening.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await listening
-
-
-def prompt_of(subject: Subject, tokens: int, seed: str) -> tuple[int, ...]:
-    """As many tokens as asked for, by luck; other seeds share no beginning."""
-    luck = Random(f"{seed} {tokens}")
-    return tuple(luck.choices(range(1, subject.vocabulary_tokens), k=tokens))

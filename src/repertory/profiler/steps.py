@@ -6,7 +6,8 @@ from repertory.domain.errors import EngineError
 from repertory.domain.specs import KvShape
 from repertory.perf.bytes import MIN_CELLS, power_of_two, shape_for
 from repertory.perf.readings import StepReading
-from repertory.profiler.stand import Place, Running, Stand, Subject, prompt_of, repeated
+from repertory.profiler.stand import Running, Stand
+from repertory.profiler.subjects import Place, Subject, prompt_of, repeated
 
 __all__ = ["DECODE_STEPS", "decode_shape", "read_decode", "read_prefill"]
 

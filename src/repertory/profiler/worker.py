@@ -21,12 +21,14 @@ from repertory.live.options import ServeConfig
 from repertory.perf.bytes import MIN_CELLS
 from repertory.perf.needs import need_of, size_text
 from repertory.profiler.plan import Points
-from repertory.profiler.stand import Stand, Subject, opened
+from repertory.profiler.stand import Stand, opened
+from repertory.profiler.subjects import Subject
 
 __all__ = ["open_stand", "profiler_config", "subject_of"]
 
 _SAVED_PARTS = 4
 """No more than this part of the memory is for KV that is copied out."""
+_TOLD_S = 5.0
 _HEADS = ("output.weight", "token_embd.weight")
 """The output head's tensor; where it is tied to the embeddings, those are sent there too."""
 
@@ -63,13 +65,15 @@ async def open_stand(config: ServeConfig, subjects: Sequence[Subject]) -> AsyncI
     """A worker process, up and listened to; `ConfigError` if a subject cannot fit at all."""
     _refuse_second(config.state_dir)
     async with LocalFleet(config.state_dir) as fleet:
-        up: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
-        losses: list[Loss] = []
+        loop = asyncio.get_running_loop()
+        up: asyncio.Future[Child] = loop.create_future()
+        lost: asyncio.Future[str] = loop.create_future()
 
         def on_lost(loss: Loss) -> None:
-            losses.append(loss)
+            if not lost.done():
+                lost.set_result(loss.reason.partition("; starts again")[0])
             if not up.done():
-                up.set_exception(WorkerGone(f"the worker did not start: {loss.reason}"))
+                up.set_exception(WorkerGone("the worker did not start"))
 
         def on_up(child: Child) -> None:
             if not up.done():
@@ -85,14 +89,19 @@ async def open_stand(config: ServeConfig, subjects: Sequence[Subject]) -> AsyncI
             async with opened(engine, room.node, room.rooms) as stand:
                 yield stand
         except WorkerGone as gone:
-            await asyncio.sleep(0)  # the fleet hears of it in the same round
-            refusal = WorkerGone(losses[-1].reason if losses else str(gone))
+            refusal = WorkerGone(await _reason(lost, gone))
         except RepertoryError as wrong:
             refusal = wrong
         finally:
             await worker.stop()
     if refusal is not None:  # only now: the fleet's task group would wrap it
         raise refusal
+
+
+async def _reason(lost: asyncio.Future[str], gone: WorkerGone) -> str:
+    """How it ended: the fleet hears of that a little later than its socket closes."""
+    await asyncio.wait({lost}, timeout=_TOLD_S)
+    return f"the worker: {lost.result()}" if lost.done() else str(gone)
 
 
 def _refuse_second(folder: Path) -> None:
