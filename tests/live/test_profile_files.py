@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repertory.domain.ladder import Rung
-from repertory.domain.specs import WeightsForm
+from repertory.domain.readings import DeviceReadings, Identity, LoadReading, Readings
+from repertory.domain.specs import DeviceSpec, WeightsForm
 from repertory.engines.llamacpp.build import engine_build
 from repertory.live.profile_files import (
     FORMAT,
@@ -21,9 +22,9 @@ from repertory.live.profile_files import (
     identity_of,
     read_file,
     read_profiles,
+    readings_on,
     write_file,
 )
-from repertory.perf.readings import DeviceReadings, Identity, LoadReading, Readings
 
 HERE = Identity("0123456789abcdef", "build", "machine")
 
@@ -96,6 +97,14 @@ def test_of_two_for_one_model_the_fuller_counts(tmp_path: Path) -> None:
     assert read_profiles(tmp_path, HERE).readings[HERE.digest].model == "renamed"
 
 
+def test_of_a_device_of_that_name_that_is_another_nothing_is_known() -> None:
+    known = readings()
+    device = DeviceSpec("cpu0", 1, cores=2)
+    assert readings_on(known, device) is known.devices[0]
+    for other in ({"cores": 1}, {"backend": "cuda"}, {"id": "cpu1"}):
+        assert readings_on(known, replace(device, **other)) is None  # type: ignore[arg-type]
+
+
 def test_names_of_files() -> None:
     folder = Path("profiles")
     one = file_of(folder, "org/model:8B Q4", HERE)
@@ -138,6 +147,9 @@ def test_broken_files_are_named(tmp_path: Path, text: str, reason: str) -> None:
     [
         ('"seconds":[0.1,0.2,0.15]', '"seconds":[]', "loads[0].seconds is empty"),
         ("0.15", "-1.0", "loads[0].seconds[2] is -1.0"),
+        ("0.15", "0.0", "loads[0].seconds[2] is 0.0"),
+        ('"share":1.0', '"share":1.5', "loads[0].share is 1.5"),
+        ('"layers":16', '"layers":0', "readings.layers is 0"),
         ('"plain"', '"boiled"', "Invalid enum value 'boiled'"),
         ('"weights_bytes":1000', '"weights_bytes":"many"', "Expected `int`"),
     ],

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from repertory.domain.readings import Identity
 from repertory.domain.specs import DeviceSpec, ModelSpec, NodeSpec
 from repertory.engines.fake import FakeEngine, llama_like
 from repertory.perf.profiles import Law, Profile, StepLaw, prior_profile, straight
-from repertory.perf.readings import Identity
 from repertory.profiler.campaign import Campaign, Ended, begun
 from repertory.profiler.plan import Points, items_for
 from repertory.profiler.stand import opened

@@ -6,11 +6,11 @@ import pytest
 from measuring import CARD, CORES, NODE, ONE, TWO, known_profile, measured
 
 from repertory.domain.ladder import Rung
+from repertory.domain.readings import DeviceReadings, Readings
 from repertory.domain.specs import WeightsForm
 from repertory.perf.bytes import share_there
 from repertory.perf.fit import profile_from
 from repertory.perf.profiles import prior_profile
-from repertory.perf.readings import DeviceReadings, Readings
 from worlds import GIB
 
 LAW = known_profile(ONE.spec, CORES)

@@ -5,26 +5,21 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from running import running_engine, spec_of
 from test_accelerator import rpc_server
 
-from repertory.cli import main
 from repertory.config import Flags, read_environment, read_memory, serve_config
 from repertory.config.serve import Found
 from repertory.domain.errors import ConfigError, WorkerGone
 from repertory.domain.ladder import Rung
+from repertory.domain.readings import Identity
 from repertory.engines.gguf.make import make_model
 from repertory.live.catalogue import Catalogue
 from repertory.live.options import ServeConfig
-from repertory.live.profile_files import ProfileFile, read_file
-from repertory.perf.readings import Identity
+from repertory.live.profile_files import ProfileFile
 from repertory.profiler.campaign import begun
 from repertory.profiler.plan import Points, items_for
 from repertory.profiler.stand import opened
@@ -32,7 +27,6 @@ from repertory.profiler.subjects import Place, Subject
 from repertory.profiler.worker import open_stand, profiler_config, subject_of
 from worlds import GIB, MIB
 
-Output = pytest.CaptureFixture[str]
 FEW = Points(
     lengths=(50,),
     shares_percent=(0, 50, 100),
@@ -50,68 +44,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_model(folder / "one.gguf", size="tiny", weights="q4_0", seed=1)
     make_model(folder / "two.gguf", size="tiny", seed=2)
     return folder
-
-
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("repertory.profiler.plan.points_for", lambda is_quick: FEW)
-
-
-def only(folder: Path) -> ProfileFile:
-    (path,) = (folder / "profiles").glob("*.json")
-    read = read_file(path)
-    assert isinstance(read, ProfileFile), read
-    return read
-
-
-def wait_for(is_true: Callable[[], bool], bound_s: float = 60.0) -> None:
-    """Another process's file can be seen, but not awaited."""
-    end_s = time.monotonic() + bound_s
-    while not is_true():
-        assert time.monotonic() < end_s, "waited in vain"
-        time.sleep(0.02)
-
-
-def test_killed_in_the_middle_it_goes_on_and_then_measures_nothing(
-    models: Path, few: None, tmp_path: Path, capsys: Output
-) -> None:
-    state = tmp_path / "state"
-    command = ["profile", "one", "--quick", "--source", str(models), "--state-dir", str(state)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "repertory", *command], stderr=subprocess.DEVNULL
-    )
-    try:
-        wait_for(lambda: any((state / "profiles").glob("*.json")))
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    begun_with = set(only(state).done)
-    assert begun_with
-
-    assert main([*command, "--json", "--plots", str(tmp_path / "plots")]) == 0
-    shown = capsys.readouterr()
-    assert "one: " in shown.err
-    assert " are there" in shown.err
-    assert begun_with < set(only(state).done)
-    (readings,) = json.loads(shown.out)
-    (device,) = readings["devices"]
-    assert {one["form"] for one in device["loads"]} == {"plain", "repacked"}
-    assert {one["batch"] for one in device["steps"]} >= {1, 2}
-    assert [one["stays"] for one in device["cycles"]] == [False, True]
-    assert all(one["reused_tokens"] > 64 for one in device["cycles"])
-    assert device["links"]
-    drawn = {path.name for path in (tmp_path / "plots").iterdir()}
-    assert {"one-cpu0-preemption.png", "one-cpu0-decode.png", "profiles.md"} <= drawn
-
-    before = sorted((state / "profiles").glob("*.json"))[0].read_bytes()
-    assert main(command) == 0
-    shown = capsys.readouterr()
-    assert "one: nothing to measure" in shown.err
-    assert shown.out.startswith("MODEL")
-    assert sorted((state / "profiles").glob("*.json"))[0].read_bytes() == before
-
-    assert main(["profile", "--show", "--state-dir", str(state)]) == 0
-    assert "repacked" in capsys.readouterr().out
 
 
 def test_layers_on_an_accelerator(models: Path, tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ from repertory.live.options import ServeConfig
 from repertory.reports.figures import seconds_text
 
 if TYPE_CHECKING:
+    from repertory.domain.readings import Readings
     from repertory.live.profile_files import Profiles
-    from repertory.perf.readings import Readings
     from repertory.profiler.campaign import Campaign, Ended
     from repertory.profiler.stand import Stand
     from repertory.profiler.subjects import Subject

@@ -17,8 +17,9 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from repertory.domain.readings import DeviceReadings, Identity, Readings
+from repertory.domain.specs import DeviceSpec
 from repertory.engines.llamacpp.build import engine_build
-from repertory.perf.readings import Identity, Readings
 
 __all__ = [
     "FORMAT",
@@ -30,6 +31,7 @@ __all__ = [
     "profiles_folder",
     "read_file",
     "read_profiles",
+    "readings_on",
     "staleness",
     "write_file",
 ]
@@ -124,6 +126,17 @@ def staleness(made: Identity, here: Identity) -> str | None:
     return "; ".join(differing) or None
 
 
+def readings_on(readings: Readings, device: DeviceSpec) -> DeviceReadings | None:
+    """What was read on that very device; None: nothing, or on one of that name that was another,
+    of other cores or another backend.
+    """
+    wanted = (device.id, device.backend, device.cores)
+    known = ((one.device, one.backend, one.cores) for one in readings.devices)
+    return next(
+        (one for one, at in zip(readings.devices, known, strict=True) if at == wanted), None
+    )
+
+
 def read_file(path: Path) -> ProfileFile | Refused:
     """A file, or why it is none."""
     try:
@@ -156,17 +169,29 @@ def write_file(path: Path, file: ProfileFile) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+_POSITIVE = re.compile(
+    r"readings\.(layers|weights_bytes)"
+    r"|.*\.(seconds\[\d+\]|tokens|batch|size_bytes|weights_bytes)"
+    r"|.*\.opens\[\d+\]\.(sequences|cells|kv_bytes)"
+    r"|.*\.kv\[\d+\]\.(out_s|in_s)\[\d+\]"
+)
+"""What laws divide by."""
+_REPEATED = re.compile(r".*\.seconds|.*\.kv\[\d+\]\.(out_s|in_s)|.*\.(alone_s|together_s)")
+
+
 def _fault_of(value: object, name: str = "readings") -> str | None:
-    """What no measurement gives: no repeat, less than nothing."""
+    """What no measurement gives: no repeat, no time, less than nothing, more than all."""
     if is_dataclass(value):
         inner = [(f"{name}.{one.name}", getattr(value, one.name)) for one in fields(value)]
         return _first(_fault_of, inner)
     if isinstance(value, tuple):
-        if not value and name.endswith(".seconds"):
+        if not value and _REPEATED.fullmatch(name):
             return f"{name} is empty"
         return _first(_fault_of, [(f"{name}[{at}]", one) for at, one in enumerate(value)])
-    if isinstance(value, int | float) and value < 0:
-        return f"{name} is {value}"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        least_is_more = value == 0 and _POSITIVE.fullmatch(name)
+        if value < 0 or least_is_more or (name.endswith(".share") and value > 1):
+            return f"{name} is {value}"
     return None
 
 

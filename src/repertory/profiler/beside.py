@@ -2,8 +2,8 @@
 
 import asyncio
 
+from repertory.domain.readings import ContentionReading
 from repertory.domain.specs import KvShape
-from repertory.perf.readings import ContentionReading
 from repertory.profiler.stand import Stand
 from repertory.profiler.steps import DECODE_STEPS
 from repertory.profiler.subjects import Place, Subject, prompt_of, repeated

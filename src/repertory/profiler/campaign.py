@@ -7,16 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from repertory.domain.errors import EngineError, WorkerGone
-from repertory.domain.specs import DeviceSpec
-from repertory.live.profile_files import (
-    FORMAT,
-    ProfileFile,
-    Refused,
-    read_file,
-    staleness,
-    write_file,
-)
-from repertory.perf.readings import (
+from repertory.domain.readings import (
     ContentionReading,
     CycleReading,
     DeviceReadings,
@@ -28,6 +19,15 @@ from repertory.perf.readings import (
     OpenReading,
     Readings,
     StepReading,
+)
+from repertory.domain.specs import DeviceSpec
+from repertory.live.profile_files import (
+    FORMAT,
+    ProfileFile,
+    Refused,
+    read_file,
+    staleness,
+    write_file,
 )
 from repertory.profiler.plan import Item, Reading
 from repertory.profiler.stand import Stand

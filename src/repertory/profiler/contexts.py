@@ -2,9 +2,9 @@
 
 from repertory.domain.events import Measured
 from repertory.domain.ladder import Rung
+from repertory.domain.readings import KvReading, MemoryReading, OpenReading
 from repertory.domain.specs import KvShape
 from repertory.perf.bytes import kv_bytes, shape_for, weights_footprint
-from repertory.perf.readings import KvReading, MemoryReading, OpenReading
 from repertory.profiler.stand import Stand, saved_by
 from repertory.profiler.subjects import Place, Subject, prompt_of, repeated
 

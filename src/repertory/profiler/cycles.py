@@ -7,9 +7,9 @@ model comes up, serves a little and leaves; then all of it backwards, to the nex
 from dataclasses import dataclass, field
 
 from repertory.domain.events import Measured
+from repertory.domain.readings import CycleReading
 from repertory.domain.specs import KvShape
 from repertory.perf.bytes import MIN_CELLS, shape_for
-from repertory.perf.readings import CycleReading
 from repertory.profiler.loads import unloaded_s
 from repertory.profiler.stand import Stand, saved_by
 from repertory.profiler.subjects import Place, Subject, prompt_of, repeated

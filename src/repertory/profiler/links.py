@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from repertory.perf.readings import ContentionReading, LinkReading
+from repertory.domain.readings import ContentionReading, LinkReading
 from repertory.profiler.stand import Stand
 from repertory.profiler.subjects import repeated
 

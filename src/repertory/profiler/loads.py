@@ -2,9 +2,9 @@
 
 from repertory.domain.events import Measured
 from repertory.domain.ladder import Rung
+from repertory.domain.readings import LoadReading, MemoryReading
 from repertory.perf.bytes import weights_footprint
 from repertory.perf.needs import size_text
-from repertory.perf.readings import LoadReading, MemoryReading
 from repertory.profiler.stand import Stand
 from repertory.profiler.subjects import Place, Subject, repeated
 

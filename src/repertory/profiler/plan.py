@@ -10,11 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from repertory.domain.ladder import Edge, Rung
-from repertory.domain.specs import Capabilities, DeviceSpec, KvShape, ModelSpec, NodeSpec
-from repertory.domain.specs import WeightsForm as Form
-from repertory.perf.bytes import shape_for, share_there
-from repertory.perf.profiles import Profile, prior_profile
-from repertory.perf.readings import (
+from repertory.domain.readings import (
     ContentionReading,
     CycleReading,
     KvReading,
@@ -24,6 +20,10 @@ from repertory.perf.readings import (
     OpenReading,
     StepReading,
 )
+from repertory.domain.specs import Capabilities, DeviceSpec, KvShape, ModelSpec, NodeSpec
+from repertory.domain.specs import WeightsForm as Form
+from repertory.perf.bytes import shape_for, share_there
+from repertory.perf.profiles import Profile, prior_profile
 from repertory.profiler.beside import read_load_beside_steps, read_two_loads
 from repertory.profiler.contexts import read_kv, read_open, read_resize
 from repertory.profiler.cycles import LEFT_TOKENS, read_cycle

@@ -3,9 +3,9 @@
 from statistics import median
 
 from repertory.domain.errors import EngineError
+from repertory.domain.readings import StepReading
 from repertory.domain.specs import KvShape
 from repertory.perf.bytes import MIN_CELLS, power_of_two, shape_for
-from repertory.perf.readings import StepReading
 from repertory.profiler.stand import Running, Stand
 from repertory.profiler.subjects import Place, Subject, prompt_of, repeated
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from repertory.domain.specs import WeightsForm
-from repertory.perf.readings import (
+from repertory.domain.readings import (
     CycleReading,
     DeviceReadings,
     Readings,
     StepReading,
     typical_s,
 )
+from repertory.domain.specs import WeightsForm
 from repertory.reports.profiles import PARTS, page_of, part_s
 
 __all__ = ["draw"]

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
 
 from repertory.domain.ladder import Rung
-from repertory.domain.specs import WeightsForm
-from repertory.perf.readings import (
+from repertory.domain.readings import (
     CycleReading,
     DeviceReadings,
     KvReading,
@@ -15,6 +14,7 @@ from repertory.perf.readings import (
     spread,
     typical_s,
 )
+from repertory.domain.specs import WeightsForm
 from repertory.reports.figures import bytes_text, seconds_text
 
 __all__ = ["COLUMNS", "PARTS", "overhead_s", "page_of", "part_s", "rows_of"]
