@@ -73,9 +73,7 @@ def page_of(found: Sequence[Readings]) -> str:
     lines = ["# What models cost here", ""]
     lines += [f"* {one}" for one in sorted({_told_of(each) for each in found})]
     lines += ["", "Medians. A range is half of what repeats lie apart, relative to the median.", ""]
-    lines += _grid(
-        [word.capitalize() for word in COLUMNS], [r for one in found for r in rows_of(one)]
-    )
+    lines += _grid(COLUMNS, [r for one in found for r in rows_of(one)])
     for readings in found:
         for device in readings.devices:
             lines += _chapter(readings, device)
