@@ -76,7 +76,6 @@ def test_a_write_that_fails_leaves_what_there_was(
         ({"engine_build": "older"}, "made by another engine build: older, here build"),
         ({"machine": "other"}, "made on another machine: other, here machine"),
         ({"driver": "560.1"}, "made with another driver: 560.1, here none"),
-        ({"is_exact": True}, "made in mode exact, not by default"),
     ],
 )
 def test_stale_files_are_named_and_not_used(
@@ -87,6 +86,13 @@ def test_stale_files_are_named_and_not_used(
     found = read_profiles(tmp_path, HERE)
     assert dict(found.readings) == {}
     assert found.refused == (Refused(tmp_path / "one.json", reason),)
+
+
+def test_the_other_modes_files_are_passed_over(tmp_path: Path) -> None:
+    write_file(tmp_path / "exact.json", profile(replace(HERE, is_exact=True)))
+    found = read_profiles(tmp_path, HERE)
+    assert (dict(found.readings), found.refused) == ({}, ())
+    assert read_profiles(tmp_path, replace(HERE, is_exact=True)).readings
 
 
 def test_of_two_for_one_model_the_fuller_counts(tmp_path: Path) -> None:

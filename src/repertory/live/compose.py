@@ -2,13 +2,11 @@
 
 import asyncio
 import gc
-import json
 import logging
 import os
 import random
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -24,20 +22,22 @@ from repertory.domain.errors import ConfigError, WorkerGone
 from repertory.domain.events import DrainAsked, OperatorAsked, Wish
 from repertory.domain.specs import DeviceSpec, NodeSpec
 from repertory.engines.llamacpp.client import LlamaCppEngine
-from repertory.fleet.child import Child, WorkerCommand
+from repertory.fleet.child import Child
 from repertory.fleet.local import LocalFleet, Loss, Worker
+from repertory.live.command import NODE, worker_command
 from repertory.live.driver import Driver
 from repertory.live.facade import Service
 from repertory.live.fit import Room
 from repertory.live.log_file import LogFile
 from repertory.live.memory import process_bytes
 from repertory.live.options import ServeConfig
+from repertory.live.profiled import Profiled
 from repertory.live.reload import Source, Wishes
 from repertory.live.server import Server
 from repertory.live.watch import Watch
 from repertory.perf.needs import size_text
 
-__all__ = ["Endpoint", "run_server", "worker_command"]
+__all__ = ["Endpoint", "run_server"]
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,6 @@ _SAMPLE_S = 2.0
 _REST_ROUNDS = 15
 """While nothing happens, memory is read every so many samples."""
 _WATCH_S = 1.0
-_NODE = "local"
 
 
 class Endpoint(Protocol):
@@ -107,6 +106,8 @@ class _Composition:
         self._child_engine: LlamaCppEngine | None = None
         """The worker that runs: in use once it has told of its devices."""
         self._pid: int | None = None
+        self._node: NodeSpec | None = None
+        self._profiled = Profiled(config.state_dir, config.is_exact, say)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._is_up = asyncio.Event()
@@ -230,12 +231,16 @@ class _Composition:
             self._refusal = refusal
             self._stop.set()
             return
+        is_news = await asyncio.to_thread(self._profiled.look)
         if self._child_engine is not engine:
             return  # died meanwhile
         self._engine = engine
-        self._server.faults.pop(_NODE, None)
+        self._server.faults.pop(NODE, None)
         self._server.use(engine)
         self._driver.attach(engine, node)
+        self._node = node
+        if is_news:
+            self._tell_costs()
         self._is_up.set()
         for name, offer in sorted(self._catalogue.offers.items()):
             if offer.is_preloaded:
@@ -276,9 +281,9 @@ class _Composition:
     def _on_lost(self, loss: Loss) -> None:
         self._engine, self._child_engine, self._pid = None, None, None
         self._server.use(None)
-        self._server.faults[_NODE] = loss.reason
+        self._server.faults[NODE] = loss.reason
         _log.error("worker lost: %s", loss.reason)
-        self._driver.detach(_NODE, loss.reason)
+        self._driver.detach(NODE, loss.reason)
 
     async def _watch_memory(self) -> None:
         """Read what the processes hold, but leave them alone while nothing happens: the kernel
@@ -326,6 +331,14 @@ class _Composition:
         while True:
             await asyncio.sleep(_RESCAN_S)
             await self._wishes.look_again()
+            if await asyncio.to_thread(self._profiled.look):
+                self._tell_costs()
+
+    def _tell_costs(self) -> None:
+        """What `repertory profile` measured of this machine."""
+        if self._node is not None:
+            for event in self._profiled.events(self._driver.now_ns(), self._node):
+                self._driver.post(event)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -337,34 +350,6 @@ class _Composition:
         if not task.cancelled() and (broken := task.exception()) is not None:
             self._bug = broken
             self._stop.set()
-
-
-def worker_command(config: ServeConfig) -> WorkerCommand:
-    """How a worker is started; its fleet lives in the same state folder."""
-    arguments = [sys.executable, "-m", "repertory.engines.llamacpp.worker"]
-    arguments += ["--socket", "{fd}", "--node", _NODE, "--devices", _devices_json(config)]
-    arguments += ["--state-dir", str(config.state_dir)]
-    arguments += ["--saved-kv-bytes", str(config.saved_kv_bytes)]
-    if config.is_exact:
-        arguments.append("--exact")
-    return WorkerCommand("worker", tuple(arguments))
-
-
-def _devices_json(config: ServeConfig) -> str:
-    """Budgets are corrected when the worker's own memory is known (`_budgeted`)."""
-    if config.devices is None:
-        return json.dumps([{"id": "cpu0", "memory_bytes": config.memory_bytes}])
-    return json.dumps(
-        [
-            {
-                "id": one.id,
-                "memory_bytes": one.memory_bytes or config.memory_bytes,
-                "cores": list(one.cores) or None,
-                "backend": "cpu" if one.cores else "accelerator",
-            }
-            for one in config.devices
-        ]
-    )
 
 
 def _has_terminal() -> bool:

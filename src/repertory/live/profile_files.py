@@ -95,7 +95,10 @@ def file_of(folder: Path, model: str, identity: Identity) -> Path:
 
 
 def read_profiles(folder: Path, here: Identity) -> Profiles:
-    """All that may be used by whoever is `here`; its digest does not count."""
+    """All that may be used by whoever is `here`; its digest does not count.
+
+    What was measured in the other mode lies beside it, and is passed over.
+    """
     found: dict[str, ProfileFile] = {}
     refused: list[Refused] = []
     for path in sorted(folder.glob("*.json")):
@@ -104,6 +107,8 @@ def read_profiles(folder: Path, here: Identity) -> Profiles:
             refused.append(read)
             continue
         identity = read.readings.identity
+        if identity.is_exact != here.is_exact:
+            continue
         reason = staleness(identity, replace(here, digest=identity.digest))
         if reason is not None:
             refused.append(Refused(path, reason))

@@ -15,7 +15,8 @@ from repertory.fleet.child import Child
 from repertory.fleet.identity import hold_state
 from repertory.fleet.local import LocalFleet, Loss
 from repertory.live.catalogue import Offer
-from repertory.live.compose import GROWTH_BYTES, worker_command
+from repertory.live.command import worker_command
+from repertory.live.compose import GROWTH_BYTES
 from repertory.live.memory import process_bytes
 from repertory.live.options import ServeConfig
 from repertory.perf.bytes import MIN_CELLS

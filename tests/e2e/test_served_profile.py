@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from serving import wait_for
+from serving import starting, wait_for
 
 from repertory.cli import main
 from repertory.engines.gguf.make import make_model
 from repertory.live.profile_files import ProfileFile, read_file
 from repertory.profiler.plan import Points
+from repertory.reports.log_files import decisions
 
 Output = pytest.CaptureFixture[str]
 FEW = Points(
@@ -86,3 +87,10 @@ def test_killed_in_the_middle_it_goes_on_and_then_measures_nothing(
 
     assert main(["profile", "--show", "--state-dir", str(state)]) == 0
     assert "repacked" in capsys.readouterr().out
+
+    with starting(state) as begin:  # and a server begins with what was measured
+        server = begin(models)
+        server.wait_ready()
+        server.stop()
+    kinds = [decision["event"]["kind"] for decision in decisions(server.log_files())]
+    assert kinds.count("ModelProfiled") == 1
