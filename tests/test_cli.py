@@ -487,7 +487,7 @@ def test_profile_refuses_too_little_memory_with_the_arithmetic(
 ) -> None:
     make_model(tmp_path / "coder.gguf", size="tiny")
     command = ["profile", "--source", str(tmp_path), "--state-dir", str(tmp_path / "state")]
-    assert main([*command, "--memory", "200MiB"]) == 2
+    assert main([*command, "--memory", "100MiB"]) == 2
     shown = capsys.readouterr().err
     assert "cannot be measured in this memory:\n  coder: " in shown
     assert "give more --memory" in shown

@@ -119,7 +119,7 @@ def test_a_worker_that_dies_ends_the_run_with_its_reason(models: Path, tmp_path:
 
 def test_too_little_memory_is_refused_with_the_arithmetic(models: Path, tmp_path: Path) -> None:
     async def run() -> None:
-        config = config_of(models, tmp_path, 200 * MIB)
+        config = config_of(models, tmp_path, 100 * MIB)
         subjects = subjects_of(config)
         async with open_stand(profiler_config(config, subjects, FEW), subjects):
             pytest.fail("it must not come up")

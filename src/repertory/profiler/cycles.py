@@ -12,7 +12,7 @@ from repertory.domain.specs import KvShape
 from repertory.perf.bytes import MIN_CELLS, shape_for
 from repertory.profiler.loads import unloaded_s
 from repertory.profiler.stand import Stand, saved_by
-from repertory.profiler.subjects import Place, Subject, prompt_of, repeated
+from repertory.profiler.subjects import KNOWN, Place, Subject, prompt_of, repeated
 
 __all__ = ["LEFT_TOKENS", "read_cycle"]
 
@@ -111,7 +111,7 @@ def _claimant_kv(claimant: Subject) -> KvShape:
 async def _run(cycle: _Cycle, timers: _Timers) -> int:
     """One cycle; how many tokens the victim did not compute again."""
     stand, victim = cycle.stand, cycle.victim
-    prompt = prompt_of(victim, cycle.point_tokens - _MADE_TOKENS, "cycle")
+    prompt = prompt_of(victim, cycle.point_tokens - _MADE_TOKENS, KNOWN)
     tokens = _MADE_TOKENS + LEFT_TOKENS
     await stand.serve(victim, cycle.place.placement, cycle.victim_kv)
     running = await stand.ask(victim, prompt, tokens)

@@ -201,7 +201,7 @@ class _Plan:
             if after > self._spec.context_tokens:
                 continue
             grow = partial(read_resize, subject=self.subject, place=place, small=small, large=large)
-            expected_s = 3.0 * self._prefill_s(place, before) + 0.1
+            expected_s = self._prefill_s(place, before) + 0.3
             yield self._item(f"resize from {before} to {after}", expected_s, grow)
 
     def _shapes(self, wanted: Sequence[tuple[int, int]]) -> list[KvShape]:
@@ -233,7 +233,7 @@ class _Plan:
     def _prefill(self, place: Place, tokens: int) -> Item:
         kv = shape_for(self._spec, 1, max(self._lengths(1)) + 1)
         measure = partial(read_prefill, subject=self.subject, place=place, tokens=tokens, kv=kv)
-        expected_s = 4.0 * self._prefill_s(place, tokens)
+        expected_s = 3.0 * self._prefill_s(place, tokens)
         return self._item(f"prompt of {tokens}, {_words(place)}", expected_s, measure)
 
     def _decode(self, place: Place, batch: int, context: int) -> Item:
@@ -241,7 +241,7 @@ class _Plan:
         measure = partial(
             read_decode, subject=self.subject, place=place, batch=batch, context_tokens=context
         )
-        expected_s = self._prefill_s(place, context) + 80.0 * step_s
+        expected_s = self._prefill_s(place, context) + 60.0 * step_s
         words = f"decode of {batch} at {context}, {_words(place)}"
         return self._item(words, expected_s, measure)
 

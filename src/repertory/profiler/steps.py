@@ -7,7 +7,7 @@ from repertory.domain.readings import StepReading
 from repertory.domain.specs import KvShape
 from repertory.perf.bytes import MIN_CELLS, power_of_two, shape_for
 from repertory.profiler.stand import Running, Stand
-from repertory.profiler.subjects import Place, Subject, prompt_of, repeated
+from repertory.profiler.subjects import KNOWN, Place, Subject, prompt_of, repeated
 
 __all__ = ["DECODE_STEPS", "decode_shape", "read_decode", "read_prefill"]
 
@@ -29,9 +29,10 @@ async def read_prefill(
     async def once() -> float:
         nonlocal count
         count += 1
-        heard = await stand.end(
-            await stand.ask(subject, prompt_of(subject, tokens, f"{place.text} {count}"), 1)
-        )
+        prompt = prompt_of(subject, tokens, f"{place.text} {tokens} {count}")
+        heard = await stand.end(await stand.ask(subject, prompt, 1))
+        if heard.reused_tokens:
+            raise EngineError(f"{heard.reused_tokens} tokens of a new prompt were not computed")
         return heard.prefill_ns / 1e9
 
     seconds = await repeated(once)
@@ -65,7 +66,7 @@ async def read_decode(
     """
     kv = decode_shape(subject, batch, context_tokens)
     await stand.serve(subject, place.placement, kv)
-    prompt = prompt_of(subject, context_tokens, "decode")
+    prompt = prompt_of(subject, context_tokens, KNOWN)
     await stand.end(await stand.ask(subject, prompt, 1))  # the others copy its cells
     company = _Company(stand, subject, prompt, batch - 1, kv.cells - context_tokens)
     made: list[int] = []

@@ -135,7 +135,7 @@ async def _room(config: ServeConfig, engine: LlamaCppEngine) -> _Room:
     left = config.memory_bytes - overhead - config.saved_kv_bytes
     named = {one.id: one.memory_bytes for one in config.devices or () if one.memory_bytes}
     rooms = {
-        one.id: min(left, named.get(one.id, left)) if one.cores else one.memory_bytes
+        one.id: max(0, min(left, named.get(one.id, left))) if one.cores else one.memory_bytes
         for one in node.devices
     }
     story = (
