@@ -29,7 +29,7 @@ async def read_prefill(
     async def once() -> float:
         nonlocal count
         count += 1
-        prompt = prompt_of(subject, tokens, f"{place.text} {tokens} {count}")
+        prompt = prompt_of(subject, tokens, f"{place.text} {count}")
         heard = await stand.end(await stand.ask(subject, prompt, 1))
         if heard.reused_tokens:
             raise EngineError(f"{heard.reused_tokens} tokens of a new prompt were not computed")

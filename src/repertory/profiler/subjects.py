@@ -59,10 +59,10 @@ async def repeated(measure: Callable[[], Awaitable[float]]) -> tuple[float, ...]
 
 
 def prompt_of(subject: Subject, tokens: int, seed: str) -> tuple[int, ...]:
-    """As many tokens as asked for, by luck; other seeds share no beginning.
+    """As many tokens as asked for, by luck; other seeds and other lengths share no beginning.
 
-    Shorter ones of a seed begin longer ones: what one measurement has computed of `KNOWN`, the next
-    finds saved, where the engine saves anything.
+    What one measurement has computed of `KNOWN`, the next one of that length finds saved, where the
+    engine saves anything.
     """
-    luck = Random(seed)
+    luck = Random(f"{seed} {tokens}")
     return tuple(luck.choices(range(1, subject.vocabulary_tokens), k=tokens))
