@@ -16,6 +16,9 @@ from repertory.live.profile_files import (
 __all__ = ["Profiled"]
 
 
+_Stamps = dict[str, tuple[int, int] | None]
+
+
 class Profiled:
     """The profiles of a state folder.  `look` reads files; everything else is memory."""
 
@@ -23,19 +26,26 @@ class Profiled:
         self._folder = profiles_folder(state_dir)
         self._is_exact = is_exact
         self._say = say
-        self._stamps: dict[str, tuple[int, int] | None] = {}
+        self._seen: _Stamps | None = None
+        """At the last look; None: there was none."""
+        self._read: _Stamps = {}
+        """When the files were last read."""
         self._said: set[str] = set()
         self._known: dict[str, Readings] = {}
 
     def look(self) -> bool:
         """Whether something can be told that was not known before.
 
-        What cannot be used is said once, with the reason, and done without.
+        After the first look a change counts once it has stood for a whole one: a profiler writes
+        after every measurement.  What cannot be used is said once, with the reason, and done
+        without.
         """
         stamps = {path.name: _stamp(path) for path in sorted(self._folder.glob("*.json"))}
-        if stamps == self._stamps:
+        stands = self._seen in (None, stamps)
+        self._seen = stamps
+        if stamps == self._read or not stands:
             return False
-        self._stamps = stamps
+        self._read = stamps
         found = read_profiles(self._folder, identity_of("", is_exact=self._is_exact))
         for one in found.refused:
             words = f"profile not used: {one.path.name}: {one.reason}"
