@@ -67,6 +67,8 @@ class LoadReading:
     seconds: tuple[float, ...]
     unload_s: tuple[float, ...] = ()
     """Until the memory was read to be free again."""
+    first_s: float | None = None
+    """In a worker that had not opened the file before: with its vocabulary.  None: not seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class OpenReading:
     seconds: tuple[float, ...]
     moved_tokens: int = 0
     close_s: tuple[float, ...] = ()
+    first_s: float | None = None
+    """The model's first in a worker, which computes a few tokens to see what they take."""
 
 
 @dataclass(frozen=True, slots=True)
