@@ -10,6 +10,7 @@ from running import Answer, Listener, Walk, generation, running_engine, spec_of
 
 from repertory.domain.specs import KvShape
 from repertory.engines.llamacpp import CHUNK_TOKENS, library
+from repertory.engines.llamacpp.cells.saved import Computed, SavedKv, shared_tokens
 from repertory.engines.llamacpp.context import (
     Context,
     ContextOptions,
@@ -17,7 +18,6 @@ from repertory.engines.llamacpp.context import (
     SavedSequence,
 )
 from repertory.engines.llamacpp.library import Model
-from repertory.engines.llamacpp.saved import Computed, SavedKv, shared_tokens
 from repertory.engines.llamacpp.serving import Serving
 
 MIB = 1 << 20

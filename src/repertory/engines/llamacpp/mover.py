@@ -34,6 +34,7 @@ from repertory.domain.ladder import IllegalTransition, Rung, destination
 from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, Placement, WeightsForm
 from repertory.engines.contract import GenerationSpec
 from repertory.engines.grammar.automaton import Grammar
+from repertory.engines.llamacpp.cells.saved import SavedKv
 from repertory.engines.llamacpp.context import (
     WARM_UP_TOKENS,
     Context,
@@ -43,7 +44,6 @@ from repertory.engines.llamacpp.context import (
     warm_up_prefill,
 )
 from repertory.engines.llamacpp.library import Accelerator
-from repertory.engines.llamacpp.saved import SavedKv
 from repertory.engines.llamacpp.serving import Serving
 from repertory.engines.llamacpp.steps import StepLoop
 from repertory.engines.llamacpp.turns import Turns

@@ -27,11 +27,11 @@ from repertory.domain.ladder import TRANSITIONS
 from repertory.domain.specs import Capabilities, DeviceSpec, ModelSpec, NodeSpec
 from repertory.engines.contract import Frame, GenerationSpec, WorkerStats
 from repertory.engines.llamacpp import library
+from repertory.engines.llamacpp.cells.saved import SavedKv
 from repertory.engines.llamacpp.context import ContextOptions
 from repertory.engines.llamacpp.library import Accelerator, Model
 from repertory.engines.llamacpp.mover import Device, Mover
 from repertory.engines.llamacpp.outbox import Outbox
-from repertory.engines.llamacpp.saved import SavedKv
 from repertory.engines.llamacpp.steps import Cores, StepLoop
 from repertory.engines.llamacpp.trial import Trials, die_with_parent
 from repertory.engines.llamacpp.vocabulary import Unproven, Vocabularies

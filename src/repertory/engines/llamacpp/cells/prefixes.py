@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from repertory.domain.specs import KvShape
-from repertory.engines.llamacpp.saved import Computed, shared_tokens
+from repertory.engines.llamacpp.cells.saved import Computed, shared_tokens
 
 __all__ = ["NOTHING", "Found", "Prefixes"]
 
