@@ -23,6 +23,7 @@ from repertory.domain.actions import (
     Unload,
 )
 from repertory.domain.events import Measured
+from repertory.domain.ladder import Rung
 from repertory.domain.requests import FinishReason
 from repertory.domain.specs import ModelSpec, NodeSpec
 
@@ -160,6 +161,12 @@ class TokenStep(Struct, frozen=True, array_like=True):
     """With `finish`, if it was asked for; of length 1 (L2)."""
     is_preempted: bool = False
     """It was preempted: it goes on where it is submitted next, after all that was told by now."""
+    restored_bytes: int = 0
+    """With the first token: KV that was copied back for it, where it had been saved."""
+    restored_ns: int = 0
+    """What that took, reading it from the disk included."""
+    restored_from: Rung | None = None
+    """`HOST` or `DISK`; None: nothing was copied back."""
 
 
 class Frame(Struct, frozen=True, array_like=True):

@@ -19,8 +19,9 @@ from repertory.engines.contract import (
     TokenStep,
 )
 from repertory.engines.grammar.automaton import Automaton, Grammar
+from repertory.engines.llamacpp.cells.computed import Weights, computed_of
 from repertory.engines.llamacpp.cells.saved import SavedKv
-from repertory.engines.llamacpp.cells.slots import Slots
+from repertory.engines.llamacpp.cells.slots import Copied, Slots
 from repertory.engines.llamacpp.context import Context, DecodeFailed, Logits
 from repertory.engines.llamacpp.generations import Drawn, Generation
 from repertory.engines.llamacpp.library import Model
@@ -47,7 +48,7 @@ class Serving:
         model: Model,
         context: Context,
         saved: SavedKv | None = None,
-        weights: object = None,
+        weights: Weights | None = None,
     ) -> None:
         """`saved` takes what loses its slot; `weights` names the file and form for it."""
         self.name = name
@@ -56,7 +57,8 @@ class Serving:
         self.total_ns = 0
         """Device time since activation."""
         self._model = model
-        self._slots = Slots(name, model, context, SavedKv(0) if saved is None else saved, weights)
+        kept = SavedKv(0) if saved is None else saved
+        self._slots = Slots(name, model, context, kept, weights or Weights(name))
         self._waiting: deque[Generation] = deque()
         self._automata: deque[Automaton] = deque(maxlen=_IDLE_AUTOMATA)
         """Of grammars used last: they have met most of the states that their texts go through."""
@@ -126,17 +128,12 @@ class Serving:
         self._waiting.append(one)
 
     def _catch_up(self, one: Generation) -> None:
-        """Stand where it stood after its last token; its cells are computed again.
-
-        In mode `exact` as they came to be: the prompt in the same chunks, each later token by
-        itself.  Else all in chunks, which takes a tenth of the time.
-        """
+        """Stand where it stood after its last token; its cells are computed again."""
         for token in one.spec.emitted:
             one.sampler.accept(token)
             one.assembler.feed(self._piece(token, one.spec.shows_specials))
-        one.tokens += one.spec.emitted
-        if not self.context.is_exact:
-            one.prefill_tokens = len(one.tokens)
+        wanted = computed_of(one.spec, is_exact=self.context.is_exact)
+        one.tokens, one.prefill_tokens = list(wanted.tokens), wanted.prefill_tokens
 
     def _pool(self) -> Pool:
         pooling = pooling_of(self._model.pooling)
@@ -190,8 +187,7 @@ class Serving:
         elapsed_ns = time.monotonic_ns() - started_ns
         took_ns = elapsed_ns // sharing
         self._account(kind, took_ns, elapsed_ns)
-        if kind is StepKind.PREFILL and self._prompt_tokens_since > before:
-            self._slots.token_s = elapsed_ns / 1e9 / (self._prompt_tokens_since - before)
+        self._note(kind, drawn[0], self._prompt_tokens_since - before, elapsed_ns)
         for one in drawn:
             if kind is StepKind.PREFILL:
                 one.generation.prefill_ns += took_ns
@@ -203,14 +199,18 @@ class Serving:
         """Raise unless everything that runs or waits here fits into `shape`."""
         self._slots.check_fits(shape, self._waiting)
 
-    def move_to(self, context: Context) -> Context:
-        """Go on in another context, bit for bit; returns the one left behind."""
+    def move_to(self, context: Context) -> Copied:
+        """Go on in another context, bit for bit; what was saved of what finds no slot there."""
         self.check_fits(context.shape)
         return self._slots.move_to(context)
 
-    def save_all(self) -> None:
+    def save_all(self) -> Copied:
         """Before its context goes: what may be wanted again."""
-        self._slots.save_all()
+        return self._slots.save_all()
+
+    def reusable(self, spec: GenerationSpec) -> int:
+        """How many of its tokens the slots have now."""
+        return self._slots.reusable(computed_of(spec, is_exact=self.context.is_exact))
 
     def _all(self) -> list[Generation]:
         return [one for _, one in self._slots.taken] + list(self._waiting)
@@ -256,6 +256,16 @@ class Serving:
         known = self._expected_ns[kind]
         newer = known + _SMOOTHING * (elapsed_ns - known) if known else elapsed_ns
         self._expected_ns[kind] = newer
+
+    def _note(self, kind: StepKind, drawn: Drawn, tokens: int, took_ns: int) -> None:
+        """What computing cells takes is what copying them is weighed against."""
+        one = drawn.generation
+        if drawn.error is not None:
+            return
+        if kind is StepKind.DECODE:
+            self._slots.note_step(one.computed, took_ns)
+        elif tokens and one.pool is None:
+            self._slots.note_chunk(one.computed - tokens, tokens, took_ns)
 
     def _prefill(self) -> list[Drawn]:
         slot = self._prefilling()

@@ -3,34 +3,47 @@ them and out again.
 """
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from repertory.domain.errors import EngineError
 from repertory.domain.specs import KvShape
 from repertory.engines.llamacpp import CHUNK_TOKENS
-from repertory.engines.llamacpp.cells.prefixes import NOTHING, Found, Prefixes
-from repertory.engines.llamacpp.cells.saved import Computed, SavedKv
+from repertory.engines.llamacpp.cells.computed import NOTHING, Computed, Weights, shared_tokens
+from repertory.engines.llamacpp.cells.prefixes import Found, Prefixes
+from repertory.engines.llamacpp.cells.rates import Copy
+from repertory.engines.llamacpp.cells.saved import Saved, SavedKv
 from repertory.engines.llamacpp.context import Context, DecodeFailed
 from repertory.engines.llamacpp.generations import Generation
 from repertory.engines.llamacpp.library import Model
 
-__all__ = ["Slots"]
+__all__ = ["Copied", "Slots"]
 
 _log = logging.getLogger(__name__)
 _MOST_COPY_BYTES = 128 << 20
 """A copy goes through main memory that nobody has accounted for."""
 
 
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """KV that went from one place to another."""
+
+    bytes: int = 0
+    took_ns: int = 0
+
+    def __add__(self, other: "Copied") -> "Copied":
+        return Copied(self.bytes + other.bytes, self.took_ns + other.took_ns)
+
+
 class Slots:
     """The slots of a replica's context.  By its step loop, but for `save_all`."""
 
     def __init__(
-        self, name: str, model: Model, context: Context, saved: SavedKv, weights: object
+        self, name: str, model: Model, context: Context, saved: SavedKv, weights: Weights
     ) -> None:
         """`saved` takes what loses its slot; `weights` names the file and form for it."""
         self.context = context
-        self.token_s = 0.0
-        """What computing a token of a prompt takes."""
         self._name = name
         self._model = model
         self._saved = saved
@@ -69,8 +82,15 @@ class Slots:
             self._save(found.slot, found.left)
         self.context.forget(found.slot, found.tokens)
         tokens = self._borrowed(found, wanted)
-        one.computed = one.reused = self._restored(found.slot, wanted, tokens)
+        one.computed = one.reused = self._restored(found.slot, one, wanted, tokens)
         self._occupants[found.slot] = one
+
+    def reusable(self, wanted: Computed) -> int:
+        """How much of it the slots have now."""
+        held = [computed for _, computed in self._prefixes.kept]
+        held += [_computed(one) for _, one in self.taken]
+        is_exact = self.context.is_exact
+        return max((shared_tokens(one, wanted, is_exact=is_exact) for one in held), default=0)
 
     def close_gap(self, decoding: Sequence[int]) -> None:
         """Keep decoding slots adjacent: the library splits a batch at each gap.
@@ -106,10 +126,19 @@ class Slots:
         self._prefixes.drop(slot)
         self.context.forget(slot)
 
-    def save_all(self) -> None:
+    def note_chunk(self, begin: int, tokens: int, took_ns: int) -> None:
+        """A chunk was computed.  A short one takes longer per token than those of a replay."""
+        if 2 * tokens >= self.context.chunk_tokens:
+            middle, token_s = begin + tokens / 2, took_ns / 1e9 / tokens
+            self._saved.rates.note_chunk(self._weights, middle, token_s)
+
+    def note_step(self, place: int, took_ns: int) -> None:
+        """A token each was computed, of sequences of that length."""
+        self._saved.rates.note_step(self._weights, place, took_ns / 1e9)
+
+    def save_all(self) -> Copied:
         """Before its context goes: what may be wanted again, those left longest ago first."""
-        for slot, computed in self._prefixes.kept:
-            self._save(slot, computed)
+        return sum((self._save(slot, one) for slot, one in self._prefixes.kept), Copied())
 
     def check_fits(self, shape: KvShape, waiting: Sequence[Generation]) -> None:
         """Raise unless everything that runs or waits here fits into `shape`."""
@@ -122,8 +151,8 @@ class Slots:
                 f"{shape.sequences} x {shape.cells}"
             )
 
-    def move_to(self, context: Context) -> Context:
-        """Go on in another context, bit for bit; returns the one left behind.
+    def move_to(self, context: Context) -> Copied:
+        """Go on in another context, bit for bit; what was saved of what finds no slot there.
 
         What cannot be copied is replayed, as a generation that comes from elsewhere.
         """
@@ -131,33 +160,42 @@ class Slots:
         for target, (slot, one) in enumerate(running):
             if one.computed and not _copied(self.context, slot, context, target):
                 one.start_over(is_exact=context.is_exact)
-        self._prefixes.move(
+        left = self._prefixes.move(
             context.shape,
             len(running),
             lambda slot, target: _copied(self.context, slot, context, target),
         )
-        left, self.context = self.context, context
+        saved = sum((self._save(slot, one) for slot, one in left), Copied())
+        self.context = context
         free = context.shape.sequences - len(running)
         self._occupants = [one for _, one in running] + [None] * free
-        return left
+        return saved
 
-    def _save(self, slot: int, computed: Computed) -> None:
+    def _save(self, slot: int, computed: Computed) -> Copied:
         """Copy a free slot's cells out, if that is worth anything."""
-        tokens = len(computed.tokens)
-        if tokens < CHUNK_TOKENS or not self._model.has_plain_kv:
-            return
-        if not self._saved.wants(self._weights, self.context.saved_bytes(slot)):
-            return
+        if len(computed.tokens) < CHUNK_TOKENS or not self._model.has_plain_kv:
+            return Copied()
+        size = self.context.saved_bytes(slot)
+        if not self._saved.wants(self._weights, size):
+            return Copied()
+        way = self._saved.worth(self._weights, computed, size)
+        if not way.restores:
+            _log.info("cells of %s are not saved: %s", self._name, way.why)
+            return Copied()
+        began_ns = time.monotonic_ns()
         try:
             sequence = self.context.save(slot)
         except DecodeFailed as error:
             _log.info("a sequence is not saved: %s", error)
-            return
-        self._saved.put(self._weights, computed, sequence, tokens * self.token_s)
+            return Copied()
+        copied = Copied(size, time.monotonic_ns() - began_ns)
+        self._saved.rates.note_copy(Copy.OUT, self._weights, copied.bytes, copied.took_ns)
+        self._saved.put(self._weights, computed, sequence, way.replay_s)
+        return copied
 
-    def _restored(self, slot: int, wanted: Computed, tokens: int) -> int:
-        """Copy saved cells into the slot, if they are a chunk more than it has; how much of what is
-        wanted is there then.
+    def _restored(self, slot: int, one: Generation, wanted: Computed, tokens: int) -> int:
+        """Copy saved cells into the slot, if they are a chunk more than it has and that is quicker
+        than to compute them; how much of what is wanted is there then.
         """
         found = self._saved.find(
             self._weights, wanted, tokens + CHUNK_TOKENS, is_exact=self.context.is_exact
@@ -165,19 +203,34 @@ class Slots:
         if found is None:
             return tokens
         saved, usable = found
-        self.context.forget(slot)
-        try:
-            self.context.restore(slot, saved.sequence)
-            self.context.forget(slot, usable)
-            if self.context.tokens_in(slot) == usable:
-                return usable
-            why = f"{self.context.tokens_in(slot)} tokens instead of {usable}"
-        except DecodeFailed as error:
-            why = str(error)
+        way = self._saved.way_back(saved, wanted, tokens, usable)
+        if not way.restores:
+            _log.info("cells of %s are computed again: %s", self._name, way.why)
+            return tokens
+        began_ns = time.monotonic_ns()
+        why = self._fault_of_restoring(slot, saved, usable)
+        took_ns = time.monotonic_ns() - began_ns
+        if why is None:
+            self._saved.rates.note_copy(Copy.BACK, self._weights, saved.sequence.bytes, took_ns)
+            self._saved.came_back(saved)
+            one.restored_bytes, one.restored_from = saved.sequence.bytes, saved.source
+            one.restored_ns = took_ns + (saved.read_ns or 0)
+            return usable
         _log.warning("saved cells of %s did not come back: %s", self._name, why)
         self._saved.distrust(saved)
         self.context.forget(slot)
         return 0
+
+    def _fault_of_restoring(self, slot: int, saved: Saved, usable: int) -> str | None:
+        """None: as many tokens are there as should be."""
+        self.context.forget(slot)
+        try:
+            self.context.restore(slot, saved.sequence)
+        except DecodeFailed as error:
+            return str(error)
+        self.context.forget(slot, usable)
+        there = self.context.tokens_in(slot)
+        return None if there == usable else f"{there} tokens instead of {usable}"
 
     def _borrowed(self, found: Found, wanted: Computed) -> int:
         """Copy what a running generation shares with it (a system prompt, mostly), if that is a
