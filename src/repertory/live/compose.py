@@ -211,6 +211,7 @@ class _Composition:
         arguments += ["--socket", "{fd}", "--node", _NODE, "--devices", self._devices_json()]
         arguments += ["--state-dir", str(self._config.state_dir)]
         arguments += ["--saved-kv-bytes", str(self._config.saved_kv_bytes)]
+        arguments += ["--saved-kv-disk-bytes", str(self._config.saved_kv_disk_bytes)]
         if self._config.is_exact:
             arguments.append("--exact")
         return WorkerCommand("worker", tuple(arguments))

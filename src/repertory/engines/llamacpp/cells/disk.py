@@ -130,6 +130,10 @@ class DiskKv:
         """Nothing of this kind is believed any more."""
         self._writing.submit(self._distrust, kind)
 
+    def when_idle(self) -> "Future[None]":
+        """Done when all that is to be written by now is written."""
+        return self._writing.submit(lambda: None)
+
     def close(self) -> None:
         """Let what is under way end."""
         self._writing.shutdown()

@@ -50,15 +50,15 @@ class SavedKv:
 
     def __init__(self, budget_bytes: int, disk: DiskKv | None = None) -> None:
         self.rates = Rates()
-        self._disk = disk if disk is not None and not disk.is_off else None
-        self._staging_bytes = 0 if self._disk is None else budget_bytes // _STAGING_PART
+        self.disk = disk if disk is not None and not disk.is_off else None
+        self._staging_bytes = 0 if self.disk is None else budget_bytes // _STAGING_PART
         self._keep = Keep(budget_bytes - self._staging_bytes)
         self._saved: dict[str, Saved] = {}
         self._unwritten: dict[str, int] = {}
         """Bytes of those whose turn on the disk is to come."""
         self._staged_bytes = 0
         """Of those, what has no place in memory any more."""
-        self._distrusted = set(self._disk.distrusted) if self._disk is not None else set[str]()
+        self._distrusted = set(self.disk.distrusted) if self.disk is not None else set[str]()
         self._count = 0
         self._lock = threading.Lock()
 
@@ -91,12 +91,12 @@ class SavedKv:
         if cost_s is None:
             cost_s = len(computed.tokens) * _UNMEASURED_TOKEN_S
         name = self._take(weights, computed, sequence, cost_s, None)
-        if self._disk is not None and self._is_worth_writing(weights, computed, sequence):
+        if self.disk is not None and self._is_worth_writing(weights, computed, sequence):
             with self._lock:
                 self._unwritten[name] = sequence.bytes
                 if name not in self._saved:
                     self._stage(name)
-            done = self._disk.write(
+            done = self.disk.write(
                 Written(weights, computed, sequence, cost_s), lambda: name in self._unwritten
             )
             done.add_done_callback(lambda _: self._written(name))
@@ -125,16 +125,16 @@ class SavedKv:
 
     def may_fetch(self, weights: Weights, wanted: Computed) -> bool:
         """Whether the disk may have something of it."""
-        if self._disk is None or weights.kind in self._distrusted:
+        if self.disk is None or weights.kind in self._distrusted:
             return False
-        return self._disk.may_have(weights, wanted)
+        return self.disk.may_have(weights, wanted)
 
     def fetch(self, weights: Weights, wanted: Computed, have: int) -> "Future[None]":
         """Bring into memory what the disk has of it, if that is quicker than computing what lies
         beyond the `have` tokens that are in a slot, or in memory.
         """
-        assert self._disk is not None, "there is no disk to fetch from"
-        return self._disk.read(lambda: self._fetch(weights, wanted, have))
+        assert self.disk is not None, "there is no disk to fetch from"
+        return self.disk.read(lambda: self._fetch(weights, wanted, have))
 
     def distrust(self, saved: Saved) -> None:
         """It did not come back as it should: nothing of its kind is saved or used any more."""
@@ -144,8 +144,8 @@ class SavedKv:
             for one in list(self._saved.values()):
                 if one.weights.kind == kind:
                     self._drop(one.name)
-        if self._disk is not None:
-            self._disk.distrust(kind)
+        if self.disk is not None:
+            self.disk.distrust(kind)
 
     def _take(
         self,
@@ -194,10 +194,10 @@ class SavedKv:
         return way_back(sequence.bytes, spared, ways, self.rates.pace(weights)).restores
 
     def _fetch(self, weights: Weights, wanted: Computed, have: int) -> None:
-        assert self._disk is not None
+        assert self.disk is not None
         found = self.find(weights, wanted, have + 1, is_exact=weights.is_exact)
         have = have if found is None else found[1]
-        match = self._disk.find(weights, wanted, have + CHUNK_TOKENS)
+        match = self.disk.find(weights, wanted, have + CHUNK_TOKENS)
         if match is None or not self.wants(weights, match.head.content_bytes):
             return
         way = self._way_from_disk(weights, wanted, have, match)
@@ -205,7 +205,7 @@ class SavedKv:
             _log.info("saved cells stay on the disk: %s", way.why)
             return
         began_ns = time.monotonic_ns()
-        sequence = self._disk.load(match)
+        sequence = self.disk.load(match)
         if sequence is None:
             return
         read_ns = time.monotonic_ns() - began_ns
