@@ -23,6 +23,7 @@ from repertory.domain.decisions import Decision
 from repertory.domain.errors import ConfigError, WorkerGone
 from repertory.domain.events import DrainAsked, OperatorAsked, Wish
 from repertory.domain.specs import DeviceSpec, NodeSpec
+from repertory.engines.llamacpp import ENVIRONMENT
 from repertory.engines.llamacpp.client import LlamaCppEngine
 from repertory.fleet.child import Child, WorkerCommand
 from repertory.fleet.local import LocalFleet, Loss, Worker
@@ -214,7 +215,7 @@ class _Composition:
         arguments += ["--saved-kv-disk-bytes", str(self._config.saved_kv_disk_bytes)]
         if self._config.is_exact:
             arguments.append("--exact")
-        return WorkerCommand("worker", tuple(arguments))
+        return WorkerCommand("worker", tuple(arguments), ENVIRONMENT)
 
     def _devices_json(self) -> str:
         """Budgets are corrected when the worker's own memory is known (`_budgeted`)."""
