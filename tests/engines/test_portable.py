@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from running import Answer, Listener, Walk, running_engine, spec_of
 from test_resume import wholes_of, wishes
@@ -167,13 +167,36 @@ def uninterrupted(spec: GenerationSpec, is_exact: bool) -> Told:
     return stage.told[spec.id]
 
 
-SHAPES = st.builds(KvShape, st.integers(1, 4), st.just(512))
+SHAPES = st.builds(KvShape, st.sampled_from((1, 1, 2, 4)), st.just(512))
 CHANGES = st.lists(
     st.tuples(st.integers(0, 4), st.integers(0, 7), st.integers(0, 7), SHAPES), max_size=60
 )
 
 
-@settings(max_examples=150, deadline=None)
+def alike(length: int) -> GenerationSpec:
+    prompt, sampling = tuple(n % 7 for n in range(length)), Sampling(temperature=0.8, seed=length)
+    return GenerationSpec("", prompt, 20, sampling, ignore_eos=True, trace_logits=True)
+
+
+@example(  # one after another in one slot: the second begins in the middle of the first's chunk
+    chosen=[alike(200), alike(300), alike(250)],
+    shapes=[KvShape(1, 512)],
+    budget=0,
+    changes=[],
+    is_exact=True,
+)
+@example(  # and where what was saved of the one is found by the other
+    chosen=[alike(200), alike(300), alike(250)],
+    shapes=[KvShape(1, 512)],
+    budget=1 << 20,
+    changes=[
+        (1, 0, 0, KvShape(1, 512)),
+        *[(3, 7, 0, KvShape(1, 512))] * 3,
+        (2, 0, 0, KvShape(1, 512)),
+    ],
+    is_exact=True,
+)
+@settings(max_examples=100, deadline=None)
 @given(
     chosen=st.lists(specs(), min_size=1, max_size=5),
     shapes=st.lists(SHAPES, min_size=1, max_size=3),
