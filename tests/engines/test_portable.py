@@ -173,6 +173,9 @@ CHANGES = st.lists(
 )
 
 
+ONE_SLOT = KvShape(1, 512)
+
+
 def alike(length: int) -> GenerationSpec:
     prompt, sampling = tuple(n % 7 for n in range(length)), Sampling(temperature=0.8, seed=length)
     return GenerationSpec("", prompt, 20, sampling, ignore_eos=True, trace_logits=True)
@@ -180,20 +183,16 @@ def alike(length: int) -> GenerationSpec:
 
 @example(  # one after another in one slot: the second begins in the middle of the first's chunk
     chosen=[alike(200), alike(300), alike(250)],
-    shapes=[KvShape(1, 512)],
+    shapes=[ONE_SLOT],
     budget=0,
     changes=[],
     is_exact=True,
 )
 @example(  # and where what was saved of the one is found by the other
     chosen=[alike(200), alike(300), alike(250)],
-    shapes=[KvShape(1, 512)],
+    shapes=[ONE_SLOT],
     budget=1 << 20,
-    changes=[
-        (1, 0, 0, KvShape(1, 512)),
-        *[(3, 7, 0, KvShape(1, 512))] * 3,
-        (2, 0, 0, KvShape(1, 512)),
-    ],
+    changes=[(1, 0, 0, ONE_SLOT), *[(3, 7, 0, ONE_SLOT)] * 4, (2, 0, 0, ONE_SLOT)],
     is_exact=True,
 )
 @settings(max_examples=100, deadline=None)
