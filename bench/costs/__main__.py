@@ -5,12 +5,14 @@ import sys
 from bench.costs.behind import behind
 from bench.costs.dear import dear
 from bench.costs.errors import errors
+from bench.costs.kv import kv
 from bench.costs.mixed import mixed
 from bench.costs.storm import storm
 from bench.serve.run import Scenes, main
 
 SCENES: Scenes = {
     "errors": errors,
+    "kv": kv,
     "behind": behind,
     "dear": dear,
     "mixed": mixed,

@@ -54,6 +54,11 @@ class Measured:
     buffers_bytes: int | None = None
     source: Rung | None = None
     """For a load: where the bytes really came from (a belief in `HOST` may be wrong)."""
+    kv_saved_bytes: int = 0
+    """For a deactivate or a resize: KV that lost its slot by it and was copied out, to be copied
+    back when somebody goes on with it."""
+    kv_saved_ns: int = 0
+    """The part of `took_ns` that this took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +117,12 @@ class FirstToken:
     request_id: str
     reused_tokens: int = 0
     """Of all that came before it, tokens whose cells were still there, or were copied back."""
+    restored_bytes: int = 0
+    """KV that was copied back for it."""
+    restored_ns: int = 0
+    """What that took, reading it from the disk included."""
+    restored_from: Rung | None = None
+    """`HOST` or `DISK`; None: nothing was copied back."""
 
 
 @dataclass(frozen=True, slots=True)

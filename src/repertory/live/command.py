@@ -3,6 +3,7 @@
 import json
 import sys
 
+from repertory.engines.llamacpp import ENVIRONMENT
 from repertory.fleet.child import WorkerCommand
 from repertory.live.options import ServeConfig
 
@@ -17,9 +18,10 @@ def worker_command(config: ServeConfig) -> WorkerCommand:
     arguments += ["--socket", "{fd}", "--node", NODE, "--devices", _devices_json(config)]
     arguments += ["--state-dir", str(config.state_dir)]
     arguments += ["--saved-kv-bytes", str(config.saved_kv_bytes)]
+    arguments += ["--saved-kv-disk-bytes", str(config.saved_kv_disk_bytes)]
     if config.is_exact:
         arguments.append("--exact")
-    return WorkerCommand("worker", tuple(arguments))
+    return WorkerCommand("worker", tuple(arguments), ENVIRONMENT)
 
 
 def _devices_json(config: ServeConfig) -> str:

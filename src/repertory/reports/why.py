@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from repertory.reports.figures import seconds_text
+from repertory.reports.figures import bytes_text, seconds_text
 from repertory.reports.story import Entry, Milestone, Move, OptionRow, Story
 
 __all__ = ["explain", "near_subjects"]
@@ -267,7 +267,14 @@ def _happened(event: _Record) -> str:
     match event["kind"]:
         case "FirstToken":
             found = event.get("reused_tokens", 0)
-            return f"first token ({found} tokens before it were found)" if found else "first token"
+            if not found:
+                return "first token"
+            text = f"first token ({found} tokens before it were found"
+            if event.get("restored_bytes"):
+                size, took_s = bytes_text(event["restored_bytes"]), event["restored_ns"] / 1e9
+                source = event["restored_from"]
+                text += f"; {size} copied back from {source} in {seconds_text(took_s)}"
+            return text + ")"
         case "Finished":
             busy_s = (event["prefill_ns"] + event["decode_ns"]) / 1e9
             return (
