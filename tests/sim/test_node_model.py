@@ -150,7 +150,8 @@ def test_a_heavy_prompt_of_many_chunks_waits_for_one_step_of_a_batch() -> None:
     worker, at_ns = serving(NODES["llama"]())
     worker.submit(at_ns, "a", Job("new", 1500, 5))
     alone_ns = first_ns(worker, at_ns, "new")
-    step_ns = round(prior_profile(SPECS["a"]).decode[WeightsForm.PLAIN].seconds(3) * 1e9)
+    prior = prior_profile(SPECS["a"], DeviceSpec("cpu0", GIB))
+    step_ns = round(prior.decode_s(WeightsForm.PLAIN, 3, 3 * 40) * 1e9)
     assert taken[1.0] >= alone_ns + 5 * step_ns, "a decode step after each chunk"
     assert taken[0.1] <= alone_ns + 2 * step_ns
 
@@ -167,7 +168,8 @@ def test_a_replica_has_device_time_by_the_weight_of_its_heaviest() -> None:
         for one in happened
         if isinstance(one, Output) and one.generation_id == "now" and one.is_last
     )
-    own_ns = round(300 * prior_profile(SPECS["b"]).decode[WeightsForm.PLAIN].seconds(1) * 1e9)
+    prior = prior_profile(SPECS["b"], DeviceSpec("cpu0", GIB))
+    own_ns = round(300 * prior.decode_s(WeightsForm.PLAIN, 1, 160) * 1e9)
     assert end_ns - at_ns <= 1.15 * own_ns, "a tenth for the batches, and their prompts"
     assert before == {"a": 0.0, "b": 0.0}
 
