@@ -176,6 +176,10 @@ def test_a_model_that_kills_whoever_brings_it_up_is_given_up(play: Play) -> None
     play.die()
     assert play.outcomes[waiting].fault is Fault.QUARANTINED
     assert play.outcomes[waiting].message.count("killed by the test") == 2
+    faults = [one for each in play.decisions for one in each.verdicts if one.rule == "fault"]
+    said = [one.choice for one in faults if one.subject == "a"]
+    assert said[-1] == "a is given up", "the record of the model says so"
+    assert len(said) == 3, "and each death that led to it"
     play.up()
     late, other = play.ask("a"), play.ask("b")
     assert play.settled_by(late) == ["refused"]

@@ -7,9 +7,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 from lying import with_lying_words
+from reading import Reader
 from serving import (
     DEADLINE_S,
     RunningServer,
@@ -17,55 +17,13 @@ from serving import (
     Words,
     children_of,
     command_of,
+    descendants,
     is_alive,
     launch,
     wait_for,
 )
 
 from repertory.engines.gguf.make import make_model
-
-LONG: Any = {
-    "prompt": [5, 6, 7],
-    "max_tokens": 3000,
-    "seed": 7,
-    "extra_body": {"ignore_eos": True},
-}
-"""Ids need no tokenizer: a request is seen to wait although its worker is stopped."""
-
-
-class Reader:
-    """Reads one stream to its end on a thread of its own."""
-
-    def __init__(self, server: RunningServer, model: str, max_tokens: int = 3000) -> None:
-        self.tokens = 0
-        self.text = ""
-        self.finish: str | None = None
-        self.error: Exception | None = None
-        self._server = server
-        self._model = model
-        self._max_tokens = max_tokens
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def wait_flowing(self) -> "Reader":
-        wait_for(lambda: self.tokens or self.error)
-        return self
-
-    def join(self) -> "Reader":
-        self._thread.join(DEADLINE_S)
-        assert not self._thread.is_alive(), "the stream does not end"
-        return self
-
-    def _run(self) -> None:
-        wishes = {**LONG, "max_tokens": self._max_tokens}
-        try:
-            with self._server.client() as client:
-                for chunk in client.completions.create(model=self._model, stream=True, **wishes):
-                    self.tokens += 1
-                    self.text += chunk.choices[0].text
-                    self.finish = chunk.choices[0].finish_reason
-        except openai.APIError as error:
-            self.error = error
 
 
 def complete(server: RunningServer, model: str) -> str:
@@ -126,14 +84,22 @@ def _unhealthy(server: RunningServer) -> tuple[int, bool] | None:
 
 
 def test_a_stopped_worker_is_found_and_started_again(start: Start, tiny_models: Path) -> None:
-    """Silent for 10 s, looked at every second: gone within 12 s, and back soon after."""
-    server = start(tiny_models)
-    stream = Reader(server, "ant").wait_flowing()
+    """Silent for 10 s, looked at every second: gone within 12 s, and back soon after; what it ran
+    goes on where it stood, in mode `exact` with the same text.
+    """
+    server = start(tiny_models, "--exact")
+    names = ("ant", "bee")
+    whole = [Reader(server, name) for name in names]
+    for stream in whole:
+        assert stream.join().error is None
+    running = [Reader(server, name).wait_flowing() for name in names]
     worker = server.worker_pid()
     os.kill(worker, signal.SIGSTOP)
     wait_for(lambda: not is_alive(worker), 14.0)
-    assert stream.join().error is None, stream.error
-    assert stream.finish == "length"
+    for stream, reference in zip(running, whole, strict=True):
+        assert stream.join().error is None, stream.error
+        assert stream.finish == "length"
+        assert stream.text == reference.text
     assert "no sign of life" in server.words.text
     server.wait_ready()
     assert complete(server, "ant")
@@ -323,14 +289,24 @@ def test_a_second_signal_stops_at_once_and_tells_those_who_wait(
     assert "Traceback" not in server.words.text
 
 
+@pytest.mark.parametrize("is_stuck", [False, True])
 def test_a_killed_server_leaves_no_worker_and_the_next_one_serves(
-    start: Start, tiny_models: Path
+    start: Start, tiny_models: Path, is_stuck: bool
 ) -> None:
+    """Nor anything else of it: no process, no shared memory, no file that was not there before."""
+    shared = set(os.listdir("/dev/shm"))
     server = start(tiny_models)
-    complete(server, "ant")
-    worker = server.worker_pid()
+    stream = Reader(server, "ant").wait_flowing()
+    files = set(os.listdir(server.state_dir))
+    below = descendants(server.process.pid)
+    assert server.worker_pid() in below
+    if is_stuck:  # it could not end itself
+        os.kill(server.worker_pid(), signal.SIGSTOP)
     server.process.kill()
     server.process.wait(DEADLINE_S)
-    wait_for(lambda: not is_alive(worker))
+    wait_for(lambda: not [pid for pid in below if is_alive(pid)])
+    assert stream.join().error is not None, "its connection is gone"
     again = start(tiny_models)
     assert complete(again, "ant")
+    assert set(os.listdir(again.state_dir)) - files <= {"decisions.1.jsonl"}, "older decisions"
+    assert set(os.listdir("/dev/shm")) <= shared

@@ -6,11 +6,17 @@ from collections.abc import Sequence
 import pytest
 from test_server import OPTIONS, PROMPT, Bench, catalogue, play, read
 
-from repertory.domain.actions import Settle
-from repertory.domain.errors import BadRequest, RepertoryError, UnknownModel, WorkerGone
-from repertory.domain.events import Cancelled
+from repertory.domain.actions import Load, Settle
+from repertory.domain.errors import (
+    BadRequest,
+    Quarantined,
+    RepertoryError,
+    UnknownModel,
+    WorkerGone,
+)
+from repertory.domain.events import Cancelled, Measured
 from repertory.domain.requests import OutcomeKind
-from repertory.domain.specs import DeviceSpec
+from repertory.domain.specs import DeviceSpec, ModelSpec
 from repertory.engines.fake import FakeEngine, llama_like
 from repertory.engines.wire import Beat
 from repertory.live.catalogue import Catalogue
@@ -33,6 +39,16 @@ class FailingEngine(FakeEngine):
         if self.deaths >= 0:
             raise WorkerGone("the worker died during this call")
         return await super().tokenize(location, text)
+
+
+class FellingEngine(FakeEngine):
+    """Dies of a load: its connection ends before anybody has told its loss."""
+
+    def __init__(self) -> None:
+        super().__init__(llama_like([DeviceSpec("cpu0", 2 * GIB, cores=2)]))
+
+    async def load(self, action: Load, spec: ModelSpec) -> Measured:
+        raise WorkerGone("the worker died during this call")
 
 
 def outcomes(bench: Bench) -> Sequence[OutcomeKind]:
@@ -167,8 +183,14 @@ def test_a_worker_that_dies_over_a_question_is_asked_once_more(
     catalogue: Catalogue, deaths: int, is_served: bool
 ) -> None:
     async def scene(bench: Bench) -> None:
-        bench.server.use(FailingEngine(deaths))
-        asking = bench.server.tokenize(bench.server.resolve("one"), "hi")
+        first = FailingEngine(1)
+        bench.server.use(first)
+        asking = asyncio.ensure_future(bench.server.tokenize(bench.server.resolve("one"), "hi"))
+        await asyncio.sleep(1)
+        assert not asking.done(), "the dead one is not asked again, though its loss is not told yet"
+        assert first.deaths == 0
+        bench.server.use(None)
+        bench.server.use(FailingEngine(deaths - 1))
         if is_served:
             assert await asking
             return
@@ -219,3 +241,26 @@ def test_a_worker_has_a_minute_for_its_first_beat() -> None:
     verdicts = [watch.look(float(now), None, None) for now in range(1, 63)]
     assert verdicts[:60] == [None] * 60
     assert verdicts[-1] is not None
+
+
+def test_a_load_that_kills_workers_is_blamed_although_its_call_ends_before_the_loss_is_told(
+    catalogue: Catalogue,
+) -> None:
+    async def scene(bench: Bench) -> None:
+        await bench.lose_worker()
+        answer = await bench.start("one")
+        for _ in range(2):
+            engine = FellingEngine()
+            bench.server.use(engine)
+            bench.driver.attach(engine, bench.node)
+            await asyncio.sleep(0.1)
+            await engine.close()
+            bench.driver.detach("node0", "killed by SIGKILL")
+            await asyncio.sleep(0.1)
+        with pytest.raises(Quarantined, match=r"up killed 2 workers.*SIGKILL.*SIGKILL"):
+            await read(answer)
+        bench.start_worker()
+        other = await bench.start("two")
+        assert await read(other)
+
+    play(catalogue, scene)

@@ -121,9 +121,12 @@ def _blame(state: State, step: Step, replica: ReplicaState, event: WorkerLost) -
     if not isinstance(replica.transition, (Load, Activate)) or model.fault is not None:
         return
     model.deaths += (event.message,)
+    choice, name = f"{replica.id} died with its worker on its way up", replica.model
+    step.verdicts.append(Verdict("fault", name, choice, event.message))
     if len(model.deaths) == _STRIKES:
         why = f"bringing it up killed {_STRIKES} workers: {'; '.join(model.deaths)}"
         model.fault, model.fault_kind, model.deaths = why, Fault.QUARANTINED, ()
+        step.verdicts.append(Verdict("fault", name, f"{name} is given up", why))
         fail_waiting(state, step, model, f"{model.spec.name}: {why}", Fault.QUARANTINED)
 
 

@@ -258,6 +258,8 @@ class Driver:
     async def _transit(self, engine: Engine, action: Transition) -> None:
         try:
             measured = await self._ask(engine, action)
+        except WorkerGone:
+            pass  # its WorkerLost says how it died, and finds what it was at
         except EngineError as failed:
             self.post(
                 TransitionFailed(

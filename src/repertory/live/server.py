@@ -391,11 +391,15 @@ class Server:
             self._asking.discard(task)
 
     async def _asked_twice(self, ask: Callable[[Engine], Awaitable[_Answer]]) -> _Answer:
+        """Its socket ends before its loss is told: until then the same one is not asked again."""
+        engine = await self._worker()
         try:
-            return await ask(await self._worker())
+            return await ask(engine)
         except WorkerGone:
             if self._is_closed:
                 raise
+            if self._engine is engine:
+                self.use(None)
             return await ask(await self._worker())
 
     async def _worker(self) -> Engine:
