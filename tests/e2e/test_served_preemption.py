@@ -79,10 +79,33 @@ def test_an_interactive_request_stops_a_batch_of_another_model_which_goes_on(
     assert batch.finish == "length"
     left_s = whole.at_s[-1] - whole.at_s[before]
     assert told_s < left_s, "nobody waited for its end"
+    page = server.get("/metrics")[1].decode()
+    told = server.repertory("why", "left", "--state-dir", str(server.state_dir))
     server.stop()
     lines = [line for path in server.log_files() for line in path.read_bytes().splitlines()]
     log = list(read_lines(lines))
-    assert "preempt" in {one["rule"] for entry in log for one in entry["verdicts"]}
+    said = [one for entry in log for one in entry["verdicts"]]
+    assert {"preempt", "penalty", "resume"} <= {one["rule"] for one in said}
+    penalty = next(one for one in said if one["rule"] == "penalty")
+    _check_told(told, page, penalty)
+    story = server.repertory(
+        "why", penalty["choice"].split()[0], "--state-dir", str(server.state_dir)
+    )
+    assert "make way for right" in story
+    assert "goes on, " in story
+    assert penalty["why"] in story
+
+
+def _check_told(told: str, page: str, penalty: dict[str, Any]) -> None:
+    """What was compared, chosen, and measured afterwards is there for people and for machines."""
+    assert "make way for right" in told
+    assert "* preempt" in told
+    assert "wait for their end" in told, "what was not chosen, with its harm"
+    assert "penalty left -> " in told
+    assert penalty["why"] in told
+    assert penalty["measured_s"] > 0
+    for kind in ("load", "activate", "prefill", "decode", "resume", "penalty", "memory"):
+        assert f'repertory_prediction_error_ratio_count{{kind="{kind}"}}' in page, kind
 
 
 def test_an_equal_request_waits_for_the_end_of_a_turn(start: Start, cramped: Path) -> None:

@@ -249,6 +249,9 @@ def test_a_request_that_was_stopped_and_lost_its_worker_says_so() -> None:
     ]
 
 
+STOP, WAIT = Option("preempt", 0.5, 1.5, 0), Option("wait for their end", 8.0, 9.0, 0)
+
+
 def stopped_log() -> Log:
     """`r` of writer is stopped for `s` of coder, and goes on."""
     log = Log()
@@ -257,12 +260,13 @@ def stopped_log() -> Log:
     log.add(
         Arrived(2 * SECOND, Request("s", "coder", 1, 1)),
         Preempt("r", "writer/1", "node0"),
+        Verdict("drain", "writer", "writer/1 hands over to coder", "", (WAIT, STOP)),
         Verdict(
             "preempt",
             "writer",
             "1 generations of writer/1 make way for coder",
             "they would go on for 9 s; a switch there and back takes 1.5 s",
-            (Option("preempt", 0.5, 1.5, 0), Option("wait for their end", 8.0, 9.0, 0)),
+            (STOP, WAIT),
             (),
             1.5,
             None,
@@ -323,7 +327,15 @@ def test_whoever_it_was_stopped_for_and_both_models_tell_what_it_cost(name: str)
     story = explain(stopped_log().records, name)
     assert story is not None
     rules = [part.rule for part in story.parts if isinstance(part, Entry)]
-    assert rules == ["preempt", "penalty"]
+    assert rules == ["drain", "preempt", "penalty"]
+
+
+def test_a_turn_that_was_bounded_and_stopped_at_once_was_not_waited_for() -> None:
+    story = explain(stopped_log().records, "writer")
+    assert story is not None
+    drain, preempt, _ = (part for part in story.parts if isinstance(part, Entry))
+    assert [one.is_chosen for one in drain.options] == [False, False]
+    assert [one.is_chosen for one in preempt.options] == [True, False]
 
 
 def test_others_stops_are_not_a_request_s_story() -> None:

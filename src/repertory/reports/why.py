@@ -78,14 +78,8 @@ class _Teller:
         for move in moves:
             self._moves[move.action_id] = move
             self._models_of[move.replica_id] = move.model
-        is_stopped = any(
-            action["kind"] == "Preempt" and action["request_id"] == self._subject
-            for action in record["actions"]
-        )
         for verdict in record["verdicts"]:
-            self._verdict(
-                record["step"], at_s, verdict, is_stopped and verdict["rule"] == "preempt"
-            )
+            self._verdict(at_s, record, verdict)
         for action in record["actions"]:
             self._action(record["step"], at_s, action)
 
@@ -186,11 +180,15 @@ class _Teller:
             text = f"{_SENT[action['kind']]} replica {action['replica_id']}"
             self.story.parts.append(Milestone(step, at_s, text))
 
-    def _verdict(self, step: int, at_s: float, verdict: _Record, is_its_stop: bool) -> None:
+    def _verdict(self, at_s: float, record: _Record, verdict: _Record) -> None:
         moves = tuple(
             self._moves[action_id]
             for action_id in verdict.get("action_ids", ())
             if action_id in self._moves
+        )
+        is_its_stop = verdict["rule"] == "preempt" and any(
+            action["kind"] == "Preempt" and action["request_id"] == self._subject
+            for action in record["actions"]
         )
         if not (is_its_stop or self._concerns(verdict, moves)):
             return
@@ -199,13 +197,13 @@ class _Teller:
         story = self._begin("model", self._subject)
         story.parts.append(
             Entry(
-                step=step,
+                step=record["step"],
                 at_s=at_s,
                 rule=verdict["rule"],
                 subject=verdict["subject"],
                 choice=verdict["choice"],
                 why=verdict["why"],
-                options=_options(verdict),
+                options=_options(verdict, record),
                 predicted_s=verdict.get("predicted_s"),
                 predicted_bytes=verdict.get("predicted_bytes"),
                 basis=verdict.get("basis", ""),
@@ -248,8 +246,16 @@ def _brought_bytes(edge: str, measured: _Record) -> int | None:
     return sum(known) if known else None
 
 
-def _options(verdict: _Record) -> tuple[OptionRow, ...]:
-    """What was done is the first one; a refusal took none of them."""
+def _options(verdict: _Record, record: _Record) -> tuple[OptionRow, ...]:
+    """What was done is the first one.
+
+    1. A refusal took none of them.
+    2. Nor did a turn that was bounded, and its work stopped in the same step all the same.
+    """
+    stopped = [one["subject"] for one in record["verdicts"] if one["rule"] == "preempt"]
+    is_taken = verdict["rule"] != "admit"
+    if verdict["rule"] == "drain" and verdict["subject"] in stopped:
+        is_taken = False
     return tuple(
         OptionRow(
             name=row["name"],
@@ -257,7 +263,7 @@ def _options(verdict: _Record) -> tuple[OptionRow, ...]:
             seconds=row["seconds"],
             bytes=row["bytes"],
             note=row.get("note", ""),
-            is_chosen=at == 0 and verdict["rule"] != "admit",
+            is_chosen=at == 0 and is_taken,
         )
         for at, row in enumerate(verdict.get("options", ()))
     )
