@@ -68,10 +68,10 @@ def test_a_poison_request_fails_alone_and_live_streams_go_on(
     """Three workers die at it: once in company, twice while it is the one on trial."""
     server = start(four_models, "--exact", memory="700MiB")
     names = ("llama-q8", "qwen-q8")
-    whole = [Reader(server, name, 500) for name in names]
+    whole = [Reader(server, name, 400) for name in names]
     for stream in whole:
         assert stream.join().error is None, stream.error
-    streams = [Reader(server, name, 500).wait_flowing() for name in names]
+    streams = [Reader(server, name, 400).wait_flowing() for name in names]
     poison = Reader(server, "llama-q8", 8, [*range(300, 300 + POISON_TOKENS)])
     for loss in range(3):
         wait_for(lambda: is_tried_alone(log_of(server.state_dir), POISON_TOKENS))
@@ -134,10 +134,10 @@ def workload() -> list[Asked]:
         Asked(
             luck.choice(("llama-q8", "qwen-q4")),
             tuple(luck.randrange(300, 30_000) for _ in range(luck.choice((5, 140, 300)))),
-            luck.choice((30, 60)),
+            luck.choice((20, 40)),
             number,
         )
-        for number in range(14)
+        for number in range(10)
     ]
 
 
@@ -151,7 +151,7 @@ def play(folder: Path, state_dir: Path, faults: int) -> list[Answered]:
     process = subprocess.Popen(command)
     try:
         for fault in range(faults):
-            wait_for(lambda: _ended(state_dir) > 4 * fault + 2)  # noqa: B023
+            wait_for(lambda: _ended(state_dir) > 3 * fault + 1)  # noqa: B023
             (worker,) = (
                 pid for pid in children_of(process.pid) if "llamacpp.worker" in command_of(pid)
             )
