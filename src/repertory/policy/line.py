@@ -1,12 +1,20 @@
 """Who of a model's queue has the next slot."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from repertory.policy.objective import MISS_PENALTY_S, Due, missed_weight
 
-__all__ = ["Place", "band", "first_in_line", "urgency"]
+__all__ = [
+    "Place",
+    "Standing",
+    "band",
+    "first_in_line",
+    "first_standing",
+    "standing",
+    "urgency",
+]
 
 
 def band(weight: float) -> int:
@@ -16,9 +24,11 @@ def band(weight: float) -> int:
     return math.frexp(weight)[1]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The first of those who are alike: of one weight and key."""
+class Place(NamedTuple):
+    """The first of those who are alike: of one weight and key.
+
+    A tuple, as `Standing`: a dozen of both are made per event.
+    """
 
     name: str
     weight: float
@@ -58,6 +68,45 @@ def urgency(
     return one.grown * (1.0 + waited_s / max_wait_s)
 
 
+class Standing(NamedTuple):
+    """What a place is worth now."""
+
+    name: str
+    class_: int
+    own: tuple[bool, bool, int, float, int, int, str]
+    """Within its class, the least is first."""
+    of_class: tuple[bool, float, int, str]
+    """As the first of its class, among those of the others."""
+
+
+def standing(one: Place, at_ns: int, max_wait_s: float, gap_s: float) -> Standing:
+    """Rank it by the rules of `first_in_line`."""
+    is_fresh, began_ns = one.began_ns is None, one.began_ns or 0
+    used_ns = one.used_ns if is_fresh else 0
+    urgent = urgency(one, at_ns, max_wait_s, gap_s)
+    class_urgent = urgent
+    if one.served_ns > one.since_ns:
+        class_urgent = urgency(one, at_ns, max_wait_s, gap_s, of_class=True)
+    is_new = not one.is_returned
+    own = (is_new, is_fresh, used_ns, -urgent, began_ns, one.since_ns, one.name)
+    of_class = (is_new, -class_urgent, began_ns if one.is_returned else one.since_ns, one.name)
+    return Standing(one.name, band(one.weight), own, of_class)
+
+
+def first_standing(standings: Iterable[Standing]) -> Standing | None:
+    """The first by both ranks."""
+    best: dict[int, Standing] = {}
+    for one in standings:
+        known = best.get(one.class_)
+        if known is None or one.own < known.own:
+            best[one.class_] = one
+    return min(best.values(), key=_rank_of_class, default=None)
+
+
+def _rank_of_class(one: Standing) -> tuple[bool, float, int, str]:
+    return one.of_class
+
+
 def first_in_line(
     places: Sequence[Place], at_ns: int, max_wait_s: float, gap_s: float
 ) -> Place | None:
@@ -71,26 +120,5 @@ def first_in_line(
        before what is `interactive` and new.
     4. Ties go to the longest-waiting, then to the name.
     """
-    returned = [one for one in places if one.is_returned]
-    if returned:
-        return min(returned, key=lambda one: (one.began_ns or 0, one.since_ns, one.name))
-    urgent = {one.name: urgency(one, at_ns, max_wait_s, gap_s) for one in places}
-    best: dict[int, Place] = {}
-    for one in sorted(
-        places,
-        key=lambda one: (
-            one.began_ns is None,
-            one.used_ns if one.began_ns is None else 0,
-            -urgent[one.name],
-            one.began_ns or 0,
-            one.since_ns,
-            one.name,
-        ),
-    ):
-        best.setdefault(band(one.weight), one)
-
-    def place_of(one: Place) -> tuple[float, int, str]:
-        of_class = urgency(one, at_ns, max_wait_s, gap_s, of_class=True)
-        return -of_class, one.since_ns, one.name
-
-    return min(best.values(), key=place_of, default=None)
+    first = first_standing(standing(one, at_ns, max_wait_s, gap_s) for one in places)
+    return next((one for one in places if first is not None and one.name == first.name), None)
