@@ -45,7 +45,7 @@ from repertory.domain.settings import Favour, Settings
 from repertory.domain.specs import DeviceSpec, ModelSpec, NodeSpec
 from repertory.engines.fake import llama_like
 from repertory.engines.node_model import NodeModel
-from repertory.perf.profiles import Law, Profile, prior_profile
+from repertory.perf.profiles import Curve, Profile, StepLaw, prior_profile
 from repertory.sim.driver import Simulation
 
 GIB, MIB = 1 << 30, 1 << 20
@@ -80,20 +80,19 @@ def models() -> list[ModelSpec]:
     ]
 
 
-def profile(spec: ModelSpec) -> Profile:
+def profile(spec: ModelSpec, device: DeviceSpec) -> Profile:
     """The prior's compute made many times faster: an accelerator behind the same disk."""
-    slow = prior_profile(spec)
+    slow = prior_profile(spec, device)
     return replace(
         slow,
-        prefill={
-            form: Law(law.fixed_s / FASTER, law.per_unit_s / FASTER)
-            for form, law in slow.prefill.items()
-        },
-        decode={
-            form: Law(law.fixed_s / FASTER, law.per_unit_s / FASTER)
-            for form, law in slow.decode.items()
-        },
+        prefill={form: _faster(law) for form, law in slow.prefill.items()},
+        decode={form: _faster(law) for form, law in slow.decode.items()},
     )
+
+
+def _faster(law: StepLaw) -> StepLaw:
+    points = tuple((units, seconds / FASTER) for units, seconds in law.base.points)
+    return StepLaw(Curve(points), law.per_pair_s / FASTER)
 
 
 class FileSink:

@@ -23,13 +23,21 @@ from repertory.domain.decisions import Decision, Verdict
 from repertory.domain.errors import ConfigError, LoadFailed
 from repertory.domain.events import Arrived, ModelAdded
 from repertory.domain.ladder import Rung
+from repertory.domain.readings import DeviceReadings, LoadReading, Readings
 from repertory.domain.requests import Request
 from repertory.domain.settings import Settings
-from repertory.domain.specs import ModelSpec, Placement
+from repertory.domain.specs import ModelSpec, Placement, WeightsForm
 from repertory.engines.contract import ModelDescription
 from repertory.engines.gguf.make import make_model
 from repertory.live.facade import DeviceStatus, ModelStatus, ServiceStatus
 from repertory.live.options import ServeConfig
+from repertory.live.profile_files import (
+    FORMAT,
+    ProfileFile,
+    identity_of,
+    profiles_folder,
+    write_file,
+)
 
 MIB = 2**20
 Output = pytest.CaptureFixture[str]
@@ -430,3 +438,56 @@ def test_our_errors_are_sentences(
     stand_in(monkeypatch, "repertory.live.compose", run_server=run_server)
     assert main(["serve", str(tmp_path), "--port", "0"]) == code
     assert capsys.readouterr().err.endswith(f"repertory: {error}\n")
+
+
+# profile
+
+
+def test_profile_names_what_there_is(tmp_path: Path, capsys: Output) -> None:
+    make_model(tmp_path / "coder.gguf", size="tiny")
+    assert main(["profile", "writer", "--source", str(tmp_path)]) == 4
+    assert "there is no model 'writer'; there are coder" in capsys.readouterr().err
+
+
+def test_profile_of_an_empty_folder(tmp_path: Path, capsys: Output) -> None:
+    assert main(["profile", "--source", str(tmp_path)]) == 2
+    assert "no GGUF model in here" in capsys.readouterr().err
+
+
+def test_profile_shows_what_was_measured_and_names_what_is_not_used(
+    tmp_path: Path, capsys: Output
+) -> None:
+    command = ["profile", "--show", "--state-dir", str(tmp_path)]
+    assert main(command) == 4
+    assert "measure one: repertory profile MODEL" in capsys.readouterr().err
+    here = identity_of("digest", is_exact=False)
+    load = LoadReading(WeightsForm.PLAIN, Rung.HOST, None, 1.0, MIB, (0.25, 0.5, 0.75))
+    device = DeviceReadings("cpu0", "cpu", 2, loads=(load,))
+    readings = Readings("coder", here, 2, MIB, 0, 0, 100, (device,), ("a note",))
+    folder = profiles_folder(tmp_path)
+    write_file(folder / "coder.json", ProfileFile(FORMAT, (), readings))
+    stale = replace(readings, identity=replace(here, engine_build="old"))
+    write_file(folder / "stale.json", ProfileFile(FORMAT, (), stale))
+    (folder / "broken.json").write_text("{")
+    assert main(command) == 0
+    shown = capsys.readouterr()
+    assert "coder" in shown.out
+    assert "500.0 ms" in shown.out
+    assert "coder: a note" in shown.err
+    assert "not used: broken.json: is no profile" in shown.err
+    assert "not used: stale.json: made by another engine build: old, here " in shown.err
+    assert main([*command, "writer"]) == 4
+    assert main([*command, "coder", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["devices"][0]["loads"][0]["seconds"] == [0.25, 0.5, 0.75]
+
+
+def test_profile_refuses_too_little_memory_with_the_arithmetic(
+    tmp_path: Path, capsys: Output
+) -> None:
+    make_model(tmp_path / "coder.gguf", size="tiny")
+    command = ["profile", "--source", str(tmp_path), "--state-dir", str(tmp_path / "state")]
+    assert main([*command, "--memory", "100MiB"]) == 2
+    shown = capsys.readouterr().err
+    assert "cannot be measured in this memory:\n  coder: " in shown
+    assert "give more --memory" in shown

@@ -42,6 +42,7 @@ devices:
   - {id: cpu0, cores: [0, 1], memory: 8GiB}
 memory: 12GiB
 host_memory: 2500MB
+saved_kv_disk: 20GiB
 favour: throughput
 host: 0.0.0.0
 port: 9000
@@ -62,6 +63,7 @@ def test_everything_is_read(folder: Path) -> None:
         devices=(DeviceChoice("gpu0", 22 * GIB, ()), DeviceChoice("cpu0", 8 * GIB, (0, 1))),
         memory_bytes=12 * GIB,
         host_memory_bytes=2_500_000_000,
+        saved_kv_disk_bytes=20 * GIB,
         favour=Favour.THROUGHPUT,
         host="0.0.0.0",
         port=9000,
@@ -282,6 +284,17 @@ def test_core_sets_and_host_memory_must_fit_into_the_memory(folder: Path) -> Non
     with pytest.raises(ConfigError) as caught:
         serve_config(folder / "x.yaml", Flags(), NOWHERE, READING, nothing)
     assert "x.yaml:5:3: cpu0 8.0 GiB + host_memory 2.3 GiB = 10.3 GiB" in str(caught.value)
+
+
+def test_a_disk_for_saved_kv_needs_memory_to_go_through(folder: Path) -> None:
+    (folder / "x.yaml").write_text("saved_kv_disk: 1GiB\nmemory: 1GiB\n" + CODER)
+    with pytest.raises(ConfigError) as caught:
+        serve_config(folder / "x.yaml", Flags(), NOWHERE, READING, nothing)
+    assert "x.yaml:1:" in str(caught.value)
+    assert "give 'host_memory'" in str(caught.value)
+    (folder / "x.yaml").write_text("saved_kv_disk: 1GiB\nhost_memory: 64MiB\n" + CODER)
+    config = serve_config(folder / "x.yaml", Flags(), NOWHERE, READING, nothing)
+    assert config.saved_kv_disk_bytes == GIB
 
 
 def test_the_environment_is_read_once() -> None:

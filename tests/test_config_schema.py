@@ -62,12 +62,15 @@ def test_the_example_is_a_configuration_and_names_the_schema(tmp_path: Path) -> 
 
 def test_the_commented_parts_of_the_example_work_too(tmp_path: Path) -> None:
     text = example_in(tmp_path).replace("devices: auto\n", "")
-    text = re.sub(r"^# (state_dir|host_memory|devices:$|  - )", r"\1", text, flags=re.MULTILINE)
+    text = re.sub(
+        r"^# (state_dir|host_memory|saved_kv_disk|devices:$|  - )", r"\1", text, flags=re.MULTILINE
+    )
     VALIDATOR.validate(yaml.safe_load(text))
     config = parse_file(text, "example.yaml", tmp_path)
     assert [device.cores for device in config.devices or ()] == [(0, 1, 2, 3), (4, 5, 6, 7)]
     assert config.state_dir == tmp_path / "state"
     assert config.host_memory_bytes == 2 * 2**30
+    assert config.saved_kv_disk_bytes == 20 * 2**30
 
 
 def test_defaults_of_the_schema_are_accepted_by_the_parser(tmp_path: Path) -> None:
@@ -141,6 +144,7 @@ DOCUMENTS = mapping(
         "devices": mostly(st.one_of(st.just("auto"), st.lists(DEVICES, min_size=1, max_size=2))),
         "memory": SIZES,
         "host_memory": SIZES,
+        "saved_kv_disk": SIZES,
         "favour": mostly(st.sampled_from(["latency", "balanced", "throughput"])),
         "host": mostly(ID),
         "port": mostly(st.integers(0, 65535), st.integers(-1, 70000)),

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# GPU stage 0: builds the engine library for this machine's GPU, makes random models of real sizes
-# and measures loading, computing, unloading.  No network.  Each call works for a bounded time and
+# GPU check: builds the engine library for this machine's GPU, makes random models of real sizes and
+# measures loading, computing, unloading, offloading, preempting.  No network.  Each call works for a bounded time and
 # exits 75 while more is left to do: call it again.  See docs/gpu.md.
 set -euo pipefail
 
@@ -11,13 +11,17 @@ usage() {
 usage: tools/gpu_check.sh --source DIR --out DIR [options]
 
   --source DIR      the unpacked `engine/` folder that tools/pack_engine.sh made
-  --out DIR         keeps the build, the models (about 39 GB) and the results between calls
+  --out DIR         keeps the build, the models (about 47 GB) and the results between calls
   --stage NAME      build, models, check or all (default: all)
   --budget-s N      end after about N seconds, and exit 75 if more is left (default: 520)
-  --models LIST     of 8b-q4_0, 8b-f16, 32b-q4_0, tiny (default: the first three)
+  --models LIST     of 8b-q4_0, 14b-q4_0, 32b-q4_0, 8b-f16, tiny, small (default: the first four);
+                    each is interrupted for the first of them, and the first for each
+  --items LIST      of ladder, layers, worker, link, resume, offload, preempt (default: all)
   --arch N          the GPU's compute capability without its point (default: asked of nvidia-smi)
   --jobs N          compile so many files at a time (default: one for each core)
   --cpu             build without CUDA and measure the CPU: a rehearsal without a GPU
+  --rpc HOST:PORT   measure the device of this RPC server: a rehearsal in which layers really move;
+                    wants a --library with RPC
   --library DIR     measure this built library instead of building (then --source may be left out:
                     Python must find a llama_cpp of the same version)
   --python PROGRAM  Python 3.11 or later (default: python3)
@@ -39,8 +43,8 @@ left_s() {
     echo $((budget_s - SECONDS))
 }
 
-source_dir="" out="" stage=all budget_s=520 models="8b-q4_0,8b-f16,32b-q4_0"
-arch="" jobs="" device=cuda library="" python=python3
+source_dir="" out="" stage=all budget_s=520 models="8b-q4_0,14b-q4_0,32b-q4_0,8b-f16"
+items="" arch="" jobs="" device=cuda rpc="" library="" python=python3
 
 parse() {
     while [ $# -gt 0 ]; do
@@ -55,6 +59,8 @@ parse() {
             --stage) stage="$2" ;;
             --budget-s) budget_s="$2" ;;
             --models) models="$2" ;;
+            --items) items="$2" ;;
+            --rpc) rpc="$2" device=rpc ;;
             --arch) arch="$2" ;;
             --jobs) jobs="$2" ;;
             --library) library="$2" ;;
@@ -72,6 +78,7 @@ check_options() {
     [[ "$budget_s" =~ ^[1-9][0-9]*$ ]] || die "--budget-s wants whole seconds, not $budget_s"
     [[ "$arch" =~ ^([0-9]+a?)?$ ]] || die "--arch wants a number such as 90, not $arch"
     [[ "$jobs" =~ ^([1-9][0-9]*)?$ ]] || die "--jobs wants a number, not $jobs"
+    [ "$device" != rpc ] || [ -n "$library" ] || die "--rpc wants a --library that has it"
     if [ -n "$source_dir" ]; then
         [ -f "$source_dir/vendor/llama.cpp/CMakeLists.txt" ] ||
             die "$source_dir is no engine folder; tools/pack_engine.sh makes one"
@@ -210,7 +217,8 @@ run_stage() {
     left="$(left_s)"
     [ "$left" -gt 0 ] || exit $AGAIN
     in_library -m gpucheck "$1" --out "$out" --models "$models" --device "$device" \
-        --budget-s "$left" --full-budget-s "$budget_s" --library "$library" || status=$?
+        --budget-s "$left" --full-budget-s "$budget_s" --library "$library" \
+        ${items:+--items "$items"} ${rpc:+--rpc "$rpc"} || status=$?
     case $status in 0) ;; "$AGAIN") exit $AGAIN ;; *) exit 1 ;; esac
 }
 

@@ -3,11 +3,21 @@
 import sys
 
 from bench.costs.behind import behind
+from bench.costs.dear import dear
+from bench.costs.errors import errors
+from bench.costs.kv import kv
 from bench.costs.mixed import mixed
 from bench.costs.storm import storm
 from bench.serve.run import Scenes, main
 
-SCENES: Scenes = {"behind": behind, "mixed": mixed, "storm": storm}
+SCENES: Scenes = {
+    "errors": errors,
+    "kv": kv,
+    "behind": behind,
+    "dear": dear,
+    "mixed": mixed,
+    "storm": storm,
+}
 
 if __name__ == "__main__":
     sys.exit(main("bench.costs", __doc__ or "", SCENES))

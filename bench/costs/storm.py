@@ -2,14 +2,22 @@
 
 In mode `exact` each stream must say what it says when nothing interrupts it; in either mode there
 are no errors, and no connection ends early.
+
+The machine sets the pace: a stream begins when another has ended, so that there are always as many
+under way, and kills come after so many have ended.  At a rate of our choice the scene would be
+overload on a slower machine, whose refusals are no faults, and no storm on a faster one.
+`REPERTORY_STORM=60` plays it with 60 streams, and kills in proportion.
 """
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -19,104 +27,153 @@ from bench.costs.stream import Told, Wish, tell
 from bench.serve.client import prompt_of, session
 from bench.serve.models import folder_of
 from bench.serve.run import Run
-from bench.serve.systems import Ours, repertory
+from bench.serve.systems import Ours, repertory, wait_for
 from repertory.core.journal import read_lines
 
 __all__ = ["storm"]
 
 _MODELS = ("50m-a", "50m-b", "50m-c")
-_ROOM_FOR_ONE = "340MiB"
-_ROOM_FOR_ALL = "4GiB"
-_STREAMS = 500
-_KILLS = 20
-_SECONDS = 300.0
-"""In which the streams begin."""
+_ROOM_FOR_ONE = 340
+"""MiB, for everything together."""
+_ROOM_FOR_ALL = 4096
+_KEPT = 64
+"""MiB beside it for saved KV, where some is kept: by default so little memory keeps none."""
+_STREAMS = int(os.environ.get("REPERTORY_STORM", "500"))
+_KILLS = max(1, _STREAMS // 25)
+_AT_ONCE = 32
+"""Streams under way: more than one replica has slots for, of three models in turn."""
 _TIMEOUT_S = 600.0
 _SEED = 20260519
 _CALM_AT_ONCE = 8
 """Streams of the undisturbed run at a time."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One run through the storm."""
+
+    name: str
+    is_exact: bool
+    kept: int
+    """MiB of saved KV."""
+
+
+_WAYS = (
+    _Way("exact", is_exact=True, kept=0),
+    _Way(f"exact, {_KEPT} MiB of saved KV", is_exact=True, kept=_KEPT),
+    _Way("default", is_exact=False, kept=0),
+)
+
+
 def storm(run: Run) -> list[Check]:
-    wishes = _wishes()
     folder = folder_of(_MODELS, run.root, run.say)
+    wishes = _wishes()
+    expected = _calm(run, folder, wishes)
     checks: list[Check] = []
-    for mode, flags in (("exact", ("--exact",)), ("default", ())):
-        expected = _calm(run, folder, wishes) if mode == "exact" else []
+    for way in _WAYS:
         state_dir = run.state_dir()
-        with repertory(folder, state_dir, "--memory", _ROOM_FOR_ONE, *flags) as ours:
+        source = _configured(state_dir, folder, _ROOM_FOR_ONE, way)
+        with repertory(source, state_dir) as ours:
             told, kills = asyncio.run(_stormed(run, ours, wishes))
-        checks += _judge(run, mode, told, kills, expected)
-        checks += _resumes(run, mode, state_dir)
+        checks += _judge(run, way.name, told, kills, expected if way.is_exact else [])
+        checks += _resumes(run, way, state_dir)
     return checks
 
 
 def _wishes() -> list[Wish]:
     luck = random.Random(_SEED)
-    wishes = [
+    return [
         Wish(
             luck.choice(_MODELS),
             prompt_of(luck.choice((8, 40, 130, 300, 700)), luck),
             luck.choice((16, 64, 128, 256, 384)),
             luck.getrandbits(40),
             luck.choice(("interactive", "batch", "batch", 0.5)),
-            luck.uniform(0.0, _SECONDS),
         )
         for _ in range(_STREAMS)
     ]
-    return sorted(wishes, key=lambda one: one.at_s)
+
+
+def _configured(state_dir: Path, folder: Path, memory: int, way: _Way) -> Path:
+    """A file, for there is no flag for saved KV.  Sizes in MiB."""
+    models = {name: {"path": str((folder / f"{name}.gguf").absolute())} for name in _MODELS}
+    wanted = {"models": models, "memory": f"{memory + way.kept}MiB", "exact": way.is_exact}
+    if way.kept:
+        wanted["host_memory"] = f"{way.kept}MiB"
+    path = state_dir / "storm.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(wanted))  # which is YAML too
+    return path
 
 
 def _calm(run: Run, folder: Path, wishes: Sequence[Wish]) -> list[str]:
     """What they say when nobody interrupts them."""
-    flags = ("--exact", "--memory", _ROOM_FOR_ALL)
-    with repertory(folder, run.state_dir(), *flags) as ours:
-        told = asyncio.run(_in_turn(ours.url, wishes))
+    state_dir = run.state_dir()
+    source = _configured(state_dir, folder, _ROOM_FOR_ALL, _WAYS[0])
+    began_s = time.monotonic()
+    with repertory(source, state_dir) as ours:
+        told = asyncio.run(_few_at_once(ours.url, wishes, _CALM_AT_ONCE, lambda: None))
     for one in told:
         if one.failure is not None:
             raise RuntimeError(f"undisturbed, a stream failed: {one.failure}")
-    run.say(f"undisturbed: {len(told)} streams")
+    took_s = time.monotonic() - began_s
+    run.say(f"undisturbed: {len(told)} streams, {len(told) / took_s:.2f} a second")
+    run.keep("storm, undisturbed", {"streams": len(told), "took_s": took_s})
     return [one.text for one in told]
 
 
-async def _in_turn(url: str, wishes: Sequence[Wish]) -> list[Told]:
-    few = asyncio.Semaphore(_CALM_AT_ONCE)
+async def _few_at_once(
+    url: str, wishes: Sequence[Wish], count: int, on_end: Callable[[], None]
+) -> list[Told]:
+    few = asyncio.Semaphore(count)
     async with session() as http:
 
         async def one_of_few(wish: Wish) -> Told:
             async with few:
-                return await tell(http, url, wish, _TIMEOUT_S)
+                told = await tell(http, url, wish, _TIMEOUT_S)
+            on_end()
+            return told
 
         return list(await asyncio.gather(*(one_of_few(one) for one in wishes)))
 
 
 async def _stormed(run: Run, ours: Ours, wishes: Sequence[Wish]) -> tuple[list[Told], int]:
-    loop = asyncio.get_running_loop()
-    began_s = loop.time()
-    killed = [0]
+    began_s = time.monotonic()
+    storm = _Storm(ours.pid)
+    killing = asyncio.create_task(storm.rage())
+    told = await _few_at_once(ours.url, wishes, _AT_ONCE, storm.one_ended)
+    killing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await killing
+    took_s = time.monotonic() - began_s
+    pace = f"{len(told) / took_s:.2f} a second"
+    run.say(f"{len(told)} streams ended after {took_s:.0f} s, {pace}, {storm.kills} kills")
+    return told, storm.kills
 
-    async def kill() -> None:
+
+class _Storm:
+    """Kills the worker after so many streams have ended, and some time more."""
+
+    def __init__(self, server_pid: int) -> None:
+        self.kills = 0
+        self._pid = server_pid
+        self._ended = 0
+        self._more = asyncio.Event()
+
+    def one_ended(self) -> None:
+        self._ended += 1
+        self._more.set()
+
+    async def rage(self) -> None:
         luck = random.Random(_SEED + 1)
-        while killed[0] < _KILLS:
-            await asyncio.sleep(luck.uniform(0.5, 1.5) * _SECONDS / _KILLS)
-            pid = _worker_of(ours.pid)
-            if pid is not None:
-                os.kill(pid, signal.SIGKILL)
-                killed[0] += 1
-
-    async with session() as http:
-
-        async def send(wish: Wish) -> Told:
-            await asyncio.sleep(max(0.0, began_s + wish.at_s - loop.time()))
-            return await tell(http, ours.url, wish, _TIMEOUT_S)
-
-        killing = asyncio.create_task(kill())
-        told = list(await asyncio.gather(*(send(one) for one in wishes)))
-        killing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await killing
-    run.say(f"{len(told)} streams ended after {loop.time() - began_s:.0f} s, {killed[0]} kills")
-    return told, killed[0]
+        for due in sorted(luck.uniform(0.01, 0.95) * _STREAMS for _ in range(_KILLS)):
+            while self._ended < due:
+                self._more.clear()
+                await self._more.wait()
+            await asyncio.sleep(luck.random())
+            pid = await asyncio.to_thread(wait_for, lambda: _worker_of(self._pid))
+            os.kill(pid, signal.SIGKILL)
+            self.kills += 1
 
 
 def _worker_of(server_pid: int) -> int | None:
@@ -159,8 +216,9 @@ def _judge(
     return checks
 
 
-def _resumes(run: Run, mode: str, state_dir: Path) -> list[Check]:
+def _resumes(run: Run, way: _Way, state_dir: Path) -> list[Check]:
     """How streams went on, from the log: their cells found, or computed again."""
+    mode = way.name
     preempted = found = replayed = 0
     begun: set[str] = set()
     for path in sorted(state_dir.glob("decisions*.jsonl")):
@@ -176,4 +234,7 @@ def _resumes(run: Run, mode: str, state_dir: Path) -> list[Check]:
                 begun.add(event["request_id"])
     run.say(f"{mode}: {preempted} preemptions; {found} resumes by KV, {replayed} by replay")
     run.keep(f"resumes, {mode}", {"preempted": preempted, "by_kv": found, "by_replay": replayed})
-    return [at_least(f"storm, {mode}: streams that went on", "", found + replayed, 1)]
+    checks = [at_least(f"storm, {mode}: streams that went on", "", found + replayed, 1)]
+    if way.kept:
+        checks.append(at_least(f"storm, {mode}: of those, by KV", "", found, 1))
+    return checks

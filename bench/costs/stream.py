@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,13 +40,20 @@ class Told:
     gaps_s: list[float] = field(default_factory=list)
     tokens: int = 0
     failure: str | None = None
+    on_first: Callable[[], None] = lambda: None
 
 
 async def tell(
-    http: aiohttp.ClientSession, url: str, wish: Wish, timeout_s: float, *, is_ours: bool = True
+    http: aiohttp.ClientSession,
+    url: str,
+    wish: Wish,
+    timeout_s: float,
+    *,
+    is_ours: bool = True,
+    on_first: Callable[[], None] = lambda: None,
 ) -> Told:
-    """Send it, once, and read its stream to the end."""
-    told = Told(wish)
+    """Send it, once, and read its stream to the end; `on_first` is called at its first token."""
+    told = Told(wish, on_first=on_first)
     now_s = asyncio.get_running_loop().time
     began_s = now_s()
     try:
@@ -94,6 +102,7 @@ def _count(told: Told, chunk: Any, at_s: float, began_s: float, last_s: float) -
     told.text += chunk["choices"][0]["text"]
     if told.ttft_s is None:
         told.ttft_s = at_s - began_s
+        told.on_first()
     else:
         told.gaps_s.append(at_s - last_s)
     return at_s

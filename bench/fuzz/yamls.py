@@ -39,6 +39,7 @@ port: 7373
 exact: false
 state_dir: state
 host_memory: 16MiB
+saved_kv_disk: 64MiB
 devices:
   - {id: cpu0, cores: [0], memory: 250MiB}
   - {id: cpu1, cores: [1], memory: 250MiB}
@@ -54,7 +55,18 @@ _WORDS = (
 )  # fmt: skip
 _KEYS = (
     *("models", "path", "aliases", "pin", "context", "ttl", "priority", "favour", "memory", "host"),
-    *("port", "exact", "state_dir", "host_memory", "devices", "id", "cores", "preload", "modles"),
+    *(
+        "port",
+        "exact",
+        "state_dir",
+        "host_memory",
+        "saved_kv_disk",
+        "devices",
+        "id",
+        "cores",
+        "preload",
+        "modles",
+    ),
     *("<<", "1", "null", "[a]", "{a: b}", "", "é", "? [x]"),
 )
 

@@ -19,12 +19,20 @@ class Run:
     """One run of the benchmark."""
 
     root: Path
-    peer: Path
-    """The llama-server binary."""
+    peers: Path
+    """Where llama-server was built, for the scenes that stand beside it."""
     raw: dict[str, Any] = field(default_factory=dict)
     began_s: float = field(default_factory=time.monotonic)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _stamp: int = field(default_factory=time.monotonic_ns)
+
+    @property
+    def peer(self) -> Path:
+        """The llama-server binary."""
+        found = sorted(self.peers.glob("llama-server-*/bin/llama-server"))
+        if not found:
+            sys.exit(f"no llama-server in {self.peers}: run `make peers`")
+        return found[-1]
 
     def say(self, line: str) -> None:
         """Progress: the whole takes more than an hour."""
@@ -54,9 +62,6 @@ def main(program: str, about: str, scenes: Scenes) -> int:
         "--only", action="append", choices=list(scenes), help="a part, while working on it"
     )
     chosen = options.parse_args()
-    found = sorted(chosen.peers.glob("llama-server-*/bin/llama-server"))
-    if not found:
-        sys.exit(f"no llama-server in {chosen.peers}: run `make peers`")
-    run = Run(chosen.out.parent / "serve", found[-1])
+    run = Run(chosen.out.parent / "serve", chosen.peers)
     checks = [one for name in chosen.only or scenes for one in scenes[name](run)]
     return finish(chosen.out, checks, run.raw)

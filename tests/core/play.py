@@ -152,23 +152,24 @@ class Play:
         self.arrive(replace(request, id=name, deadline_ns=deadline_ns))
         return name
 
-    def preempted(self, request_id: str) -> None:
+    def preempted(self, request_id: str, made_tokens: int = 0) -> None:
         """Its slot is free."""
         self._leave(request_id)
-        self.send(Preempted(self.now_ns, request_id))
+        self.send(Preempted(self.now_ns, request_id, made_tokens))
 
-    def first_token(self, request_id: str) -> None:
+    def first_token(self, request_id: str, reused_tokens: int = 0) -> None:
         self.started.add(request_id)
-        self.send(FirstToken(self.now_ns, request_id))
+        self.send(FirstToken(self.now_ns, request_id, reused_tokens))
 
-    def finish(self, request_id: str) -> None:
+    def finish(self, request_id: str, prefill_ns: int = 10_000_000, reused_tokens: int = 0) -> None:
         if request_id not in self.started:
             self.first_token(request_id)
         self._leave(request_id)
         tokens = self.requests[request_id].max_tokens
         length, decode_ns = FinishReason.LENGTH, tokens * 5_000_000
-        times = {"prefill_ns": 10_000_000, "decode_ns": decode_ns, "share_ns": decode_ns // 2}
-        self.send(Finished(self.now_ns, request_id, length, tokens, **times))
+        times = {"prefill_ns": prefill_ns, "decode_ns": decode_ns, "share_ns": decode_ns // 2}
+        done = Finished(self.now_ns, request_id, length, tokens, **times)
+        self.send(replace(done, reused_tokens=reused_tokens))
 
     def complete(self, action_id: int) -> None:
         """A transition ends well; its bytes are read back."""

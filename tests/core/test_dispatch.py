@@ -281,7 +281,7 @@ def test_what_a_form_has_taught_is_what_the_next_wait_is_reckoned_with() -> None
     first = play.ask("a", output=64)
     play.load_all()
     replica = next(iter(play.state.replicas.values()))
-    law_s = play.state.costs.work_s(spec, replica.placement.form, 100, 64)
+    law_s = play.state.costs.work_s(spec, replica.placement, 100, 64)
     play.send(Finished(play.now_ns, first, FinishReason.STOP, 64, 10**9, 500 * 10**9))
     waits = play.state.requests[play.ask("a", output=64)]
     assert replica.placement.form is WeightsForm.REPACKED

@@ -9,7 +9,10 @@ import pytest
 from repertory.core.controller import Controller
 from repertory.core.invariants import check
 from repertory.core.journal import Header, decode_event, encode, encode_header, read_lines
+from repertory.domain.events import ModelProfiled
+from repertory.domain.readings import DeviceReadings, StepReading
 from repertory.domain.settings import Settings
+from repertory.domain.specs import Placement, WeightsForm
 from repertory.engines.node_model import NodeModel
 from repertory.perf.profiles import prior_profile
 from repertory.sim.driver import Simulation
@@ -82,3 +85,22 @@ def test_a_line_that_was_cut_off_ends_the_reading() -> None:
 
 def test_the_settings_stand_at_the_head_of_a_log() -> None:
     assert b'"favour":"balanced"' in encode_header(Header("1", Settings(), 1))
+
+
+def test_readings_reach_the_brain_by_its_one_door_and_come_back_out_of_a_log() -> None:
+    world = WORLDS["llama"]()
+    spec, device = world.models[0], world.node.devices[0]
+    steps = tuple(
+        StepReading(True, WeightsForm.PLAIN, None, 1.0, batch, batch, 64, (0.5 * batch,) * 3)
+        for batch in (1, 2, 4)
+    )
+    read = DeviceReadings(device.id, device.backend, device.cores, steps=steps)
+    log: list[bytes] = []
+    controller = Controller(world.settings, lambda one: log.append(encode(one)))
+    simulation = Simulation(controller, [NodeModel(world.node, prior_profile)])
+    simulation.start(world.models)
+    controller.handle(ModelProfiled(0, spec.digest, read))
+    here = Placement((device.id,))
+    assert controller.state.costs.step_s(spec, here, 3, 192) == pytest.approx(1.5, rel=1e-6)
+    events = [decode_event(entry) for entry in read_lines(log)]
+    assert events[-1] == ModelProfiled(0, spec.digest, read)

@@ -201,10 +201,10 @@ def test_what_was_computed_twice_teaches_nothing_about_costs(play: Play) -> None
     play.first_token(name)
     back(play)
     costs = play.state.costs
-    spec, form = play.specs["a"], play.state.replicas[play.where[name]].placement.form
-    before = costs.work_s(spec, form, 1000, 1000)
+    spec, where = play.specs["a"], play.state.replicas[play.where[name]].placement
+    before = costs.work_s(spec, where, 1000, 1000)
     play.finish(name)
-    assert costs.work_s(spec, form, 1000, 1000) == before
+    assert costs.work_s(spec, where, 1000, 1000) == before
     (other,) = serving(play, "a")
     play.finish(other)
-    assert costs.work_s(spec, form, 1000, 1000) != before
+    assert costs.work_s(spec, where, 1000, 1000) != before

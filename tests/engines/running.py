@@ -17,6 +17,7 @@ from repertory.domain.requests import FinishReason
 from repertory.domain.specs import KvShape, ModelSpec, Placement, WeightsForm
 from repertory.engines.contract import Frame, GenerationSpec, LogitsTrace, Sampling, TokenStep
 from repertory.engines.gguf.files import describe_file
+from repertory.engines.llamacpp import ENVIRONMENT
 from repertory.engines.llamacpp.client import LlamaCppEngine
 
 MEMORY_BYTES = 4 << 30
@@ -57,7 +58,8 @@ async def running_worker(*flags: str, devices: object = None) -> AsyncIterator[R
 
 
 def _spawn(theirs: socket.socket, flags: list[str]) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "repertory.engines.llamacpp.worker"]
+    command = ["env", *(f"{name}={value}" for name, value in ENVIRONMENT.items())]
+    command += [sys.executable, "-m", "repertory.engines.llamacpp.worker"]
     command += ["--socket", str(theirs.fileno()), *flags]
     return subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL)
 
@@ -135,6 +137,10 @@ class Answer:
     steps: list[TokenStep] = field(default_factory=list)
 
     @property
+    def is_preempted(self) -> bool:
+        return any(step.is_preempted for step in self.steps)
+
+    @property
     def is_over(self) -> bool:
         return self.finish is not None or self.error is not None
 
@@ -162,6 +168,16 @@ class Listener:
     async def reach(self, name: str, tokens: int) -> None:
         """Listen until a generation has made so many tokens."""
         while len(self.answer(name).tokens) < tokens:
+            await self.listen()
+
+    async def reach_or_end(self, name: str, tokens: int) -> None:
+        """Listen until a generation has made so many tokens, or is over before."""
+        while len(self.answer(name).tokens) < tokens and not self.answer(name).is_over:
+            await self.listen()
+
+    async def stopped(self, name: str) -> None:
+        """Listen until a generation is preempted, or over."""
+        while not (self.answer(name).is_over or self.answer(name).is_preempted):
             await self.listen()
 
     async def drain(self) -> None:

@@ -14,13 +14,15 @@ from repertory.testing.clock import VirtualLoop, run_virtual
 from repertory.testing.conformance import check_engine
 from worlds import GIB, MIB, model
 
+SAVING = ("--saved-kv-bytes", str(256 * MIB))
 
-@pytest.mark.parametrize("flags", [(), ("--exact",)], ids=["default", "exact"])
+
+@pytest.mark.parametrize("flags", [SAVING, ("--exact", *SAVING)], ids=["default", "exact"])
 def test_llamacpp_keeps_the_contract(model_file, flags):  # type: ignore[no-untyped-def]
     spec = spec_of(model_file(), "one")
     other = spec_of(model_file(arch="qwen3", weights="q4_0"), "other")
     passed = asyncio.run(check_engine(lambda: running_engine(*flags), spec, other))
-    assert {"ladder", "resize", "sharing", "close"} <= set(passed)
+    assert {"ladder", "resize", "sharing", "saved", "close"} <= set(passed)
 
 
 def test_llamacpp_with_an_accelerator_keeps_the_contract(model_file):  # type: ignore[no-untyped-def]

@@ -10,6 +10,8 @@ from running import Answer, Listener, Walk, generation, running_engine, spec_of
 
 from repertory.domain.specs import KvShape
 from repertory.engines.llamacpp import CHUNK_TOKENS, library
+from repertory.engines.llamacpp.cells.computed import Computed, Weights, shared_tokens
+from repertory.engines.llamacpp.cells.saved import SavedKv
 from repertory.engines.llamacpp.context import (
     Context,
     ContextOptions,
@@ -17,13 +19,15 @@ from repertory.engines.llamacpp.context import (
     SavedSequence,
 )
 from repertory.engines.llamacpp.library import Model
-from repertory.engines.llamacpp.saved import Computed, SavedKv, shared_tokens
 from repertory.engines.llamacpp.serving import Serving
 
 MIB = 1 << 20
 LONG = [300 + 11 * n % 500 for n in range(1000)]
 OTHER = [301 + 13 * n % 500 for n in range(1000)]
 SAVING = ("--saved-kv-bytes", str(64 * MIB))
+WEIGHTS = Weights("w", "llama")
+OTHERS = Weights("others", "llama")
+STRANGERS = Weights("strangers", "gemma3")
 TOKENS = st.lists(st.integers(0, 2), max_size=8).map(tuple)
 
 
@@ -121,7 +125,7 @@ class Sequence:
 def saved_of(budget: int, *entries: tuple[tuple[int, ...], int]) -> SavedKv:
     saved = SavedKv(budget)
     for tokens, size in entries:
-        saved.put("w", Computed(tokens, len(tokens)), Sequence(size), 1.0)  # type: ignore[arg-type]
+        saved.put(WEIGHTS, Computed(tokens, len(tokens)), Sequence(size), 1.0)  # type: ignore[arg-type]
     return saved
 
 
@@ -133,22 +137,23 @@ def test_what_a_saved_one_continues_is_not_kept_twice() -> None:
 def test_the_one_that_spares_most_is_found_and_only_of_the_same_weights() -> None:
     saved = saved_of(100, ((1, 2), 10), ((1, 2, 3, 4), 10), ((5, 6), 10))
     wanted = Computed((1, 2, 3, 9, 9), 5)
-    found = saved.find("w", wanted, 1, is_exact=False)
+    found = saved.find(WEIGHTS, wanted, 1, is_exact=False)
     assert found is not None
     assert found[0].computed.tokens == (1, 2, 3, 4)
     assert found[1] == 3
-    assert saved.find("w", wanted, 4, is_exact=False) is None
-    assert saved.find("others", wanted, 1, is_exact=False) is None
+    assert saved.find(WEIGHTS, wanted, 4, is_exact=False) is None
+    assert saved.find(OTHERS, wanted, 1, is_exact=False) is None
 
 
-def test_what_did_not_come_back_is_remembered_of_its_model() -> None:
+def test_what_did_not_come_back_is_remembered_of_its_architecture() -> None:
     saved = saved_of(100, ((1, 2), 10), ((5, 6), 10))
-    found = saved.find("w", Computed((1, 2, 3), 3), 1, is_exact=False)
+    found = saved.find(WEIGHTS, Computed((1, 2, 3), 3), 1, is_exact=False)
     assert found is not None
     saved.distrust(found[0])
     assert saved.bytes == 0
-    assert not saved.wants("w", 10)
-    assert saved.wants("others", 10)
+    assert not saved.wants(WEIGHTS, 10)
+    assert not saved.wants(OTHERS, 10)
+    assert saved.wants(STRANGERS, 10)
 
 
 @given(kept=TOKENS, wanted=TOKENS)
@@ -187,7 +192,7 @@ def test_cells_that_do_not_come_back_are_computed_again(  # type: ignore[no-unty
 
     def run(name: str) -> list[str]:
         context = Context(model, KvShape(1, 1024), options)
-        serving = Serving("r1", model, context, saved, "weights")
+        serving = Serving("r1", model, context, saved, WEIGHTS)
         serving.submit(generation(name, LONG[:500], 6))
         digests: list[str] = []
         while not serving.is_idle:
@@ -213,10 +218,10 @@ def test_cells_that_do_not_come_back_are_computed_again(  # type: ignore[no-unty
     else:
 
         def broken(self: Context, slot: int, one: SavedSequence) -> None:
-            restore(self, slot, replace(one, state=one.state[: one.bytes // 2]))
+            restore(self, slot, replace(one, size_bytes=one.bytes // 2))
 
     monkeypatch.setattr(Context, "restore", broken)
     assert run("again") == expected
     assert saved.bytes == 0
-    assert not saved.wants("weights", 1)
+    assert not saved.wants(WEIGHTS, 1)
     model.free()

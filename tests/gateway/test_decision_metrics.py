@@ -111,6 +111,68 @@ def test_predicted_seconds_and_bytes_are_compared_when_the_move_is_done() -> Non
     assert 'repertory_transition_seconds_sum{edge="load"} 3.0' in page
 
 
+ERROR = "repertory_prediction_error_ratio"
+
+
+def test_the_error_of_a_prediction_is_its_distance_over_what_was_measured() -> None:
+    page = page_after(BRING_UP, done(1, 2.5, weights_bytes=400), done(2, 0.4, kv_bytes=9))
+    assert f'{ERROR}_sum{{kind="load"}} 0.2' in page, "2.0 s for 2.5 s"
+    assert f'{ERROR}_sum{{kind="memory"}} 0.25' in page, "500 bytes for 400"
+    assert f'{ERROR}_count{{kind="memory"}} 1.0' in page, "the activation's were not read whole"
+    assert f'{ERROR}_count{{kind="activate"}} 1.0' in page
+
+
+def test_computing_going_on_and_stopping_have_their_errors_too() -> None:
+    """Their verdicts bring both figures; what is too short for the clock says nothing."""
+    kinds = ("prefill", "decode", "resume", "penalty")
+    verdicts = [Verdict(one, "r", "", "", predicted_s=1.0, measured_s=0.5) for one in kinds]
+    verdicts.append(Verdict("prefill", "r", "", "", predicted_s=1.0, measured_s=0.0))
+    page = page_after(decision(Timer(0, "t"), verdicts=tuple(verdicts)))
+    for kind in kinds:
+        assert f'{ERROR}_sum{{kind="{kind}"}} 1.0' in page
+        assert f'{ERROR}_count{{kind="{kind}"}} 1.0' in page
+
+
+def kinds_of(play: Play) -> set[str]:
+    play.end()
+    errors = metrics_after(*play.decisions).decisions.error
+    return {kind for (kind,), _ in errors.items()}
+
+
+def one_stopped_for_another() -> Play:
+    """On memory for one of them."""
+    play = Play(replace(llama_world(models=2, memory_gib=1.4), settings=Settings(prewarm=False)))
+    batch = play.ask("a", 50, 4000, 0.1)
+    play.load_all()
+    play.first_token(batch)
+    urgent = play.ask("b", 50, 4)
+    play.preempted(batch, made_tokens=40)
+    play.load_all()
+    play.finish(urgent)
+    play.pass_s(30.0)
+    play.load_all()
+    play.now_ns += SECOND
+    play.first_token(batch)
+    return play
+
+
+def slots_that_grow() -> Play:
+    play = Play(replace(llama_world(models=1, memory_gib=8.0), settings=Settings(prewarm=False)))
+    play.ask("a")
+    play.load_all()
+    for _ in range(8):
+        play.ask("a")
+    return play
+
+
+def test_played_scenes_have_errors_of_every_kind_that_the_page_names() -> None:
+    page = PAGES["observability/metrics.md"]()
+    told = page[page.index(f"Kinds of `{ERROR}`") :].split("\n\n")[0]
+    named = {one.strip("`") for one in re.findall("`[a-z]+`", told)}
+    found = kinds_of(one_stopped_for_another()) | kinds_of(slots_that_grow())
+    assert found == named - {"stage", "drop"}, "edges that llama.cpp has not"
+
+
 def test_what_was_not_read_back_is_compared_with_nothing() -> None:
     resize = Resize(4, "coder/0", "coder", "local", KvShape(8, 1024))
     verdict = Verdict("resize", "coder", "", "1 run and 2 wait", (), (4,), 1.0, 100)

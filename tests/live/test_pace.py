@@ -9,7 +9,7 @@ from test_server import OPTIONS, Bench, catalogue, play, read  # noqa: F401 - a 
 from repertory.domain.errors import WorkerGone
 from repertory.domain.events import DrainAsked, Wish
 from repertory.domain.requests import FinishReason
-from repertory.domain.specs import ModelSpec
+from repertory.domain.specs import DeviceSpec, ModelSpec
 from repertory.live.catalogue import Catalogue
 from repertory.live.facade import Piece
 from repertory.live.generation import HIGH_TOKENS, LOW_TOKENS, RunningAnswer
@@ -28,9 +28,9 @@ async def fallen_behind(bench: Bench, name: str = "one") -> RunningAnswer:
     return answer
 
 
-def real(spec: ModelSpec) -> Profile:
+def real(spec: ModelSpec, device: DeviceSpec) -> Profile:
     """Durations of a model of a real size: a tiny one is through in a frame."""
-    return prior_profile(replace(spec, weights_bytes=2 * GIB))
+    return prior_profile(replace(spec, weights_bytes=2 * GIB), device)
 
 
 def text_of(pieces: list[Piece]) -> str:

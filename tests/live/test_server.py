@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from repertory.core.controller import Controller
+from repertory.core.costbook import ProfileSource
 from repertory.core.journal import encode, read_lines
 from repertory.domain.actions import Load
 from repertory.domain.decisions import Decision
@@ -26,8 +27,9 @@ from repertory.live.facade import GenerationOptions, Piece
 from repertory.live.generation import RunningAnswer
 from repertory.live.options import ModelChoice
 from repertory.live.server import Server
-from repertory.perf.profiles import Law, Profile, prior_profile
-from repertory.reports.why import explain, render
+from repertory.perf.profiles import Curve, Profile, StepLaw, prior_profile
+from repertory.reports.story import render
+from repertory.reports.why import explain
 from repertory.testing.clock import VirtualLoop, run_virtual
 from worlds import GIB, MIB
 
@@ -43,7 +45,7 @@ class Bench:
         loop: VirtualLoop,
         catalogue: Catalogue,
         settings: Settings,
-        profile: Callable[[ModelSpec], Profile] = prior_profile,
+        profile: ProfileSource = prior_profile,
     ) -> None:
         self.profile = profile
         self.decisions: list[Decision] = []
@@ -91,7 +93,7 @@ def play(
     catalogue: Catalogue,
     scene: Callable[[Bench], Awaitable[None]],
     settings: Settings | None = None,
-    profile: Callable[[ModelSpec], Profile] = prior_profile,
+    profile: ProfileSource = prior_profile,
 ) -> Bench:
     """Run a scene on a server with a worker; all invariants hold at its end."""
     fresh = Catalogue(catalogue._choices, ())
@@ -296,11 +298,11 @@ def test_one_that_is_missed_is_answered_all_the_same_and_told_by_why(catalogue: 
         asked.append(answer.id)
         assert len(await read(answer)) > 0
 
-    def slow(spec: ModelSpec) -> Profile:
+    def slow(spec: ModelSpec, device: DeviceSpec) -> Profile:
         """Prompts take 100 ms longer than anybody expects."""
-        prior = prior_profile(spec)
-        laws = {form: Law(law.fixed_s + 0.1, law.per_unit_s) for form, law in prior.prefill.items()}
-        return replace(prior, prefill=laws)
+        prior = prior_profile(spec, device)
+        late = StepLaw(Curve(((0.0, 0.1), (1.0, 0.1))))
+        return replace(prior, prefill=dict.fromkeys(prior.prefill, late))
 
     bench = play(catalogue, scene, profile=slow)
     story = explain(read_lines([encode(one) for one in bench.decisions]), asked[0])

@@ -7,13 +7,15 @@ import pytest
 from repertory.core.costbook import CostBook
 from repertory.core.demand import ArrivalRate, OutputLength
 from repertory.domain.ladder import Edge, Rung
-from repertory.domain.specs import KvShape, WeightsForm
+from repertory.domain.specs import DeviceSpec, KvShape, Placement, WeightsForm
 from repertory.perf.bytes import MIN_CELLS, kv_bytes, power_of_two, shape_for, weights_footprint
 from repertory.perf.costs import Estimated, Observed, Ratio, learn, predict
 from repertory.perf.profiles import Law, prior_profile
 from worlds import GIB, MIB, model
 
 PLAIN, REPACKED = WeightsForm.PLAIN, WeightsForm.REPACKED
+CPU = DeviceSpec("cpu0", 8 * GIB, cores=2)
+HERE = Placement((CPU.id,))
 
 
 def test_a_law_is_fixed_plus_per_unit() -> None:
@@ -41,16 +43,16 @@ def test_a_cost_book_predicts_by_prior_and_then_by_what_was_measured() -> None:
     costs = CostBook()
     costs.add(a)
     costs.add(b)
-    law_s = prior_profile(a).load[PLAIN, Rung.DISK].seconds(a.weights_bytes)
-    assert costs.load(a, PLAIN, Rung.DISK).basis == "prior"
-    costs.observe_load(a, PLAIN, Rung.DISK, 2 * law_s)
-    assert costs.load(a, PLAIN, Rung.DISK) == Observed(pytest.approx(2 * law_s), 1)
-    prior_s = prior_profile(b).load[PLAIN, Rung.DISK].seconds(b.weights_bytes)
-    assert costs.load(b, PLAIN, Rung.DISK) == Estimated(pytest.approx(2 * prior_s))
-    assert costs.load_s(b, PLAIN, Rung.DISK) == pytest.approx(2 * prior_s)
+    law_s = prior_profile(a, CPU).load[PLAIN, Rung.DISK].seconds(a.weights_bytes)
+    assert costs.load(a, HERE, Rung.DISK).basis == "prior"
+    costs.observe_load(a, HERE, Rung.DISK, 2 * law_s)
+    assert costs.load(a, HERE, Rung.DISK) == Observed(pytest.approx(2 * law_s), 1)
+    prior_s = prior_profile(b, CPU).load[PLAIN, Rung.DISK].seconds(b.weights_bytes)
+    assert costs.load(b, HERE, Rung.DISK) == Estimated(pytest.approx(2 * prior_s))
+    assert costs.load_s(b, HERE, Rung.DISK) == pytest.approx(2 * prior_s)
     costs.forget("a")
     costs.add(a)
-    assert costs.load(a, PLAIN, Rung.DISK).basis == "prior"
+    assert costs.load(a, HERE, Rung.DISK).basis == "prior"
 
 
 def test_every_kind_of_work_is_learned() -> None:
@@ -59,24 +61,24 @@ def test_every_kind_of_work_is_learned() -> None:
     costs.add(spec)
     kv = KvShape(4, 1024)
     for edge in (Edge.ACTIVATE, Edge.DEACTIVATE, Edge.UNLOAD, Edge.DROP):
-        costs.observe(spec, edge, kv, 1.0)
-    assert costs.activate(spec, kv) == Observed(pytest.approx(1.0), 1)
-    assert costs.activate_s(spec, kv) == pytest.approx(1.0)
-    assert costs.free(spec, Edge.UNLOAD) == Observed(pytest.approx(1.0), 1)
-    before_s = costs.work_s(spec, PLAIN, 100, 10)
-    costs.observe_generation(spec, PLAIN, (100, 100.0), (10, 100.0), 4)
-    assert costs.work_s(spec, PLAIN, 100, 10) > before_s
-    assert costs.batch_factor(spec, PLAIN, 1) > costs.batch_factor(spec, PLAIN, 8)
+        costs.observe(spec, HERE, edge, kv, 1.0)
+    assert costs.activate(spec, HERE, kv) == Observed(pytest.approx(1.0), 1)
+    assert costs.activate_s(spec, HERE, kv) == pytest.approx(1.0)
+    assert costs.free(spec, HERE, Edge.UNLOAD) == Observed(pytest.approx(1.0), 1)
+    before_s = costs.work_s(spec, HERE, 100, 10)
+    costs.observe_generation(spec, HERE, (100, 100.0), (10, 100.0), 4)
+    assert costs.work_s(spec, HERE, 100, 10) > before_s
+    assert costs.batch_factor(spec, HERE, 1) > costs.batch_factor(spec, HERE, 8)
 
 
 @pytest.mark.parametrize("batch", [1, 4, 5.5, 16])
 def test_steps_as_long_as_the_law_says_teach_nothing_whatever_their_batch(batch: float) -> None:
     spec, costs = model("a"), CostBook()
     costs.add(spec)
-    before_s = costs.work_s(spec, PLAIN, 100, 10)
-    taken_s = 10 * prior_profile(spec).decode[PLAIN].seconds(batch)
-    costs.observe_generation(spec, PLAIN, (0, 0.0), (10, taken_s), batch)
-    assert costs.work_s(spec, PLAIN, 100, 10) == pytest.approx(before_s)
+    before_s = costs.work_s(spec, HERE, 100, 10)
+    taken_s = 10 * prior_profile(spec, CPU).decode_s(PLAIN, batch, batch * 5)
+    costs.observe_generation(spec, HERE, (0, 0.0), (10, taken_s), batch)
+    assert costs.work_s(spec, HERE, 100, 10) == pytest.approx(before_s)
 
 
 def test_bytes_are_split_over_the_devices_and_rounded_up() -> None:
@@ -155,3 +157,48 @@ def test_output_length_is_a_running_median_with_a_prior() -> None:
     for _ in range(31):
         length.count(7)
     assert length.median_tokens == 7
+
+
+def test_three_in_a_row_beyond_chance_are_a_drift_and_the_newest_is_taken_as_if_it_were_first() -> (
+    None
+):
+    ratio: Ratio | None = None
+    for measured_s in (1.0, 1.05, 0.95, 1.0, 1.02, 0.98, 1.0, 1.0):
+        ratio = learn(ratio, measured_s, 1.0)
+    assert ratio is not None
+    assert ratio.error < 0.1
+    first = learn(ratio, 2.0, 1.0)
+    second = learn(first, 2.0, 1.0)
+    assert (first.run, second.run, second.has_drifted) == (1, 2, False)
+    third = learn(second, 2.1, 1.0)
+    assert third == Ratio(2.1, 1, has_drifted=True)
+    assert learn(third, 2.1, 1.0).has_drifted is False, "it is said once"
+
+
+def test_outliers_of_both_sides_or_with_others_between_them_are_no_drift() -> None:
+    ratio = Ratio(1.0, 9, 0.05)
+    for measured_s in (3.0, 3.0, 1.0, 3.0, 0.3, 3.0, 3.0, 1.0):
+        ratio = learn(ratio, measured_s, 1.0)
+        assert not ratio.has_drifted
+
+
+def test_what_came_back_from_memory_makes_the_next_resume_shorter() -> None:
+    spec, costs = model("a"), CostBook()
+    costs.add_device(CPU)
+    replay_s = costs.resume_s(spec, HERE, 1000, 100, one_by_one=False)
+    assert costs.resume_s(spec, HERE, 1000, 100, one_by_one=True) > replay_s
+    costs.observe_resume(spec, HERE, (1000, 100), replay_s / 20, one_by_one=False)
+    assert costs.resume_s(spec, HERE, 1000, 100, one_by_one=False) == pytest.approx(replay_s / 20)
+    assert costs.resume_s(spec, HERE, 2000, 100, one_by_one=False) < replay_s / 5
+
+
+def test_the_usual_length_of_an_answer_is_that_of_those_that_got_as_far() -> None:
+    length = OutputLength(256)
+    assert length.beyond(10) == 256
+    assert length.beyond(300) is None
+    for tokens in (10, 20, 30, 400):
+        length.count(tokens)
+    assert length.beyond(0) == 30
+    assert length.beyond(10) == 30
+    assert length.beyond(30) == 400
+    assert length.beyond(400) is None

@@ -9,7 +9,7 @@ from repertory.policy.keep import Keep
 from repertory.policy.objective import MISS_PENALTY_S, Due
 from repertory.policy.preempt import (
     Stake,
-    expected_left_s,
+    expected_left,
     grown_weight,
     worth_stopping,
 )
@@ -53,15 +53,16 @@ class TestPreempt:
     def test_where_nothing_runs_there_is_nothing_to_stop(self) -> None:
         assert worth_stopping(1.0, [], 0.1, 0.1, 0.1) is None
 
-    @given(usual_s=st.floats(0, 100), more_s=st.floats(0, 100), elapsed_s=st.floats(0, 300))
-    def test_one_that_has_outlived_the_usual_is_in_the_middle_of_what_is_left(
-        self, usual_s: float, more_s: float, elapsed_s: float
+    @given(usual=st.floats(0, 100) | st.none(), most=st.floats(0, 100), made=st.floats(0, 300))
+    def test_one_that_has_outlived_all_others_is_in_the_middle_of_what_is_left(
+        self, usual: float | None, most: float, made: float
     ) -> None:
-        most_s = usual_s + more_s
-        left_s = expected_left_s(usual_s, most_s, elapsed_s)
-        assert 0.0 <= left_s <= max(most_s - elapsed_s, 0.0) + 1e-9
-        if elapsed_s >= usual_s:
-            assert left_s == max((most_s - elapsed_s) / 2, 0.0)
+        left = expected_left(usual, most, made)
+        assert 0.0 <= left <= max(most - made, 0.0)
+        if usual is None:
+            assert left == max((most - made) / 2, 0.0)
+        else:
+            assert left == max(min(usual, most) - made, 0.0)
 
 
 class TestKeep:

@@ -27,7 +27,8 @@ from repertory.domain.requests import FinishReason, Outcome, OutcomeKind, Reques
 from repertory.domain.settings import Settings
 from repertory.domain.specs import KvShape, ModelSpec, Placement
 from repertory.reports.figures import bytes_text, change_text, seconds_text
-from repertory.reports.why import Entry, Milestone, explain, near_subjects, render
+from repertory.reports.story import Entry, Milestone, render
+from repertory.reports.why import explain, near_subjects
 
 SECOND = 10**9
 MIB = 2**20
@@ -246,6 +247,117 @@ def test_a_request_that_was_stopped_and_lost_its_worker_says_so() -> None:
         "sent to replica writer/2",
         "its worker died (killed by SIGKILL); it waits, to go on where it stood",
     ]
+
+
+def stopped_log() -> Log:
+    """`r` of writer is stopped for `s` of coder, and goes on."""
+    log = Log()
+    log.add(Arrived(0, Request("r", "writer", 10, 200)), Dispatch("r", "writer/1", "node0"))
+    log.add(FirstToken(SECOND, "r"))
+    log.add(
+        Arrived(2 * SECOND, Request("s", "coder", 1, 1)),
+        Preempt("r", "writer/1", "node0"),
+        Verdict(
+            "preempt",
+            "writer",
+            "1 generations of writer/1 make way for coder",
+            "they would go on for 9 s; a switch there and back takes 1.5 s",
+            (Option("preempt", 0.5, 1.5, 0), Option("wait for their end", 8.0, 9.0, 0)),
+            (),
+            1.5,
+            None,
+            "measured",
+            Cause.ROOM,
+        ),
+    )
+    log.add(Preempted(2 * SECOND, "r", 40))
+    log.add(Cancelled(3 * SECOND, "another"), Dispatch("s", "coder/1", "node0"))
+    log.add(FirstToken(4 * SECOND, "s"))
+    log.add(Cancelled(5 * SECOND, "another"), Dispatch("r", "writer/2", "node0"))
+    log.add(
+        FirstToken(6 * SECOND, "r", 48),
+        Verdict(
+            "resume", "r", "48 tokens before it were found", "", predicted_s=0.5, measured_s=1.0
+        ),
+        Verdict(
+            "penalty",
+            "writer",
+            "r went on after 4 s",
+            "coder had its first token 2 s after the stop; switch there 1 s, back 0 s, longest "
+            "resume 1 s",
+            predicted_s=1.5,
+            basis="measured",
+            measured_s=2.0,
+        ),
+    )
+    return log
+
+
+def test_the_story_of_one_that_was_stopped_says_for_whom_and_what_it_cost() -> None:
+    story = explain(stopped_log().records, "r")
+    assert story is not None
+    assert "\n".join(render(story)[3:]) == (
+        """\
+       1.000 s  first token
+       2.000 s  preempt writer -> 1 generations of writer/1 make way for coder
+                 why (room): they would go on for 9 s; a switch there and back takes 1.5 s
+                 predicted 1.50 s (measured)
+                   option                     harm        takes     memory
+                 * preempt                500.0 ms       1.50 s        0 B
+                   wait for their end       8.00 s       9.00 s        0 B
+       2.000 s  stopped for others on replica writer/1
+       2.000 s  stopped; it waits, to go on where it stood
+       5.000 s  sent to replica writer/2
+       6.000 s  goes on, 4.00 s after it broke off (48 tokens before it were found)
+       6.000 s  resume r -> 48 tokens before it were found
+                 predicted 500.0 ms; measured 1.00 s (+100 %)
+       6.000 s  penalty writer -> r went on after 4 s
+                 why: coder had its first token 2 s after the stop; switch there 1 s, back 0 s, \
+longest resume 1 s
+                 predicted 1.50 s (measured); measured 2.00 s (+33 %)"""
+    )
+
+
+@pytest.mark.parametrize("name", ["s", "writer", "coder"])
+def test_whoever_it_was_stopped_for_and_both_models_tell_what_it_cost(name: str) -> None:
+    story = explain(stopped_log().records, name)
+    assert story is not None
+    rules = [part.rule for part in story.parts if isinstance(part, Entry)]
+    assert rules == ["preempt", "penalty"]
+
+
+def test_others_stops_are_not_a_request_s_story() -> None:
+    log = stopped_log()
+    log.add(Arrived(7 * SECOND, Request("t", "third", 1, 1)))
+    story = explain(log.records, "t")
+    assert story is not None
+    assert [part.rule for part in story.parts if isinstance(part, Entry)] == []
+
+
+def test_a_worker_that_dies_before_the_first_token_broke_nothing_off() -> None:
+    log = Log()
+    log.add(Arrived(0, Request("r", "writer", 10, 20)), Dispatch("r", "writer/1", "node0"))
+    log.add(WorkerLost(SECOND, "node0", "killed"))
+    log.add(Cancelled(SECOND, "another"), Dispatch("r", "writer/2", "node0"))
+    log.add(FirstToken(2 * SECOND, "r"))
+    log.add(WorkerLost(3 * SECOND, "node0", "killed"))
+    log.add(Cancelled(3 * SECOND, "another"), Dispatch("r", "writer/3", "node0"))
+    log.add(FirstToken(5 * SECOND, "r"))
+    story = explain(log.records, "r")
+    assert story is not None
+    texts = [one.text for one in story.parts if isinstance(one, Milestone)]
+    assert "first token" in texts
+    assert texts[-1] == "goes on, 2.00 s after it broke off (all before it computed again)"
+
+
+def test_one_that_loses_its_worker_while_it_is_being_stopped_says_so() -> None:
+    log = Log()
+    log.add(Arrived(0, Request("r", "writer", 10, 20)), Dispatch("r", "writer/1", "node0"))
+    log.add(Cancelled(SECOND, "another"), Preempt("r", "writer/1", "node0"))
+    log.add(WorkerLost(2 * SECOND, "node0", "killed"))
+    story = explain(log.records, "r")
+    assert story is not None
+    assert "its worker died (killed)" in render(story)[-1]
 
 
 def test_other_requests_moves_after_the_wait_are_not_its_story(log: Log) -> None:

@@ -1,7 +1,9 @@
 """The closed form is the step-by-step truth: one jump, or many small ones."""
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 from hypothesis import given, settings
@@ -9,10 +11,19 @@ from hypothesis import strategies as st
 
 from repertory.domain.actions import Activate, Deactivate, Drop, Load, Unload
 from repertory.domain.ladder import Rung
-from repertory.domain.specs import DeviceSpec, KvShape, NodeSpec, Placement, WeightsForm
+from repertory.domain.specs import (
+    DeviceSpec,
+    KvShape,
+    ModelSpec,
+    NodeSpec,
+    Placement,
+    WeightsForm,
+)
 from repertory.engines.fake import llama_like, vllm_like
 from repertory.engines.node_model import Failure, Job, NodeModel, Output, TransitionEnd
-from repertory.perf.profiles import prior_profile
+from repertory.engines.step_loop import Lane, Segment
+from repertory.perf.profiles import Beside, Curve, Law, Profile, StepLaw, prior_profile
+from repertory.policy.share import StepKind
 from worlds import GIB, model
 
 KV = KvShape(4, 2048)
@@ -223,10 +234,19 @@ def test_bytes_follow_the_ladder_and_a_failure_changes_nothing() -> None:
     ]
 
 
-def decode_ns(layers: int | None, host_pace: float) -> int:
-    """Decode time of one generation with so many layers on the device."""
+def decode_ns(layers: int | None, gap: float) -> int:
+    """Decode time of one generation with so many layers on the device, the CPU so much slower."""
     node, spec = NODES["llama"](), SPECS["a"]
-    worker = NodeModel(node, lambda one: replace(prior_profile(one), host_pace=host_pace))
+
+    def profile(spec: ModelSpec, device: DeviceSpec) -> Profile:
+        there = prior_profile(spec, device)
+        decode = there.decode[WeightsForm.PLAIN]
+        points = tuple((units, gap * seconds) for units, seconds in decode.base.points)
+        slow = StepLaw(Curve(points), gap * decode.per_pair_s)
+        loads = {rung: Law(0.0, 0.0) for rung in Rung}
+        return replace(there, beside=Beside(slow, slow, loads))
+
+    worker = NodeModel(node, profile)
     place = Placement(("dev0",), layers=layers)
     worker.transit(0, Load(1, "a", "a", node.id, place, Rung.DISK), spec)
     worker.advance(at_ns := worker.next_at_ns or 0)
@@ -241,3 +261,54 @@ def test_layers_left_on_the_host_slow_a_step_by_their_share() -> None:
     whole = decode_ns(None, 4.0)
     assert decode_ns(SPECS["a"].layers // 2, 4.0) == pytest.approx(2.5 * whole, rel=1e-6)
     assert decode_ns(SPECS["a"].layers // 2, 1.0) == whole
+
+
+@given(
+    step_ns=st.integers(1, 10**8),
+    growth_ns=st.integers(0, 10**5),
+    steps=st.integers(1, 5000),
+    cut=st.floats(0, 1),
+)
+def test_growing_steps_in_closed_form_are_the_sum_of_the_single_ones(
+    step_ns: int, growth_ns: int, steps: int, cut: float
+) -> None:
+    lane = Lane(
+        "a",
+        prior_profile(SPECS["a"], DeviceSpec("cpu0", GIB)),
+        WeightsForm.PLAIN,
+        1.0,
+        KV,
+        deque(),
+        {},
+    )
+    run = Segment(lane, StepKind.DECODE, 0, step_ns, growth_ns, steps)
+    ends = list(accumulate(step_ns + at * growth_ns for at in range(steps)))
+    assert run.spent_ns(steps) == ends[-1]
+    span_ns = round(cut * ends[-1])
+    done = sum(end <= span_ns for end in ends)
+    assert run.within(span_ns) == done
+    run.pass_over(done)
+    assert run.start_ns + run.spent_ns(run.steps) == ends[-1]
+
+
+def test_a_step_takes_longer_the_more_there_is_to_look_at() -> None:
+    """And what a run takes does not depend on how often somebody looks."""
+    node, spec = NODES["llama"](), SPECS["a"]
+    took = []
+    for looks in (1, 40):
+        worker = NodeModel(node, prior_profile)
+        worker.transit(0, Load(1, "a", "a", node.id, Placement(("dev0",)), Rung.DISK), spec)
+        worker.advance(at_ns := worker.next_at_ns or 0)
+        worker.transit(at_ns, Activate(2, "a", "a", node.id, KV), spec)
+        worker.advance(at_ns := worker.next_at_ns or 0)
+        worker.submit(at_ns, "a", Job("g", 100, 120))
+        ends = []
+        for look in range(looks):
+            at = at_ns + (look + 1) * 10**11 // looks
+            ends += [one for one in worker.advance(at) if isinstance(one, Output)]
+            worker.catch_up(at)
+        took.append([(one.at_ns, one.decode_ns) for one in ends])
+    assert took[0] == took[1]
+    profile = prior_profile(spec, node.devices[0])
+    growing_s = sum(profile.decode_s(WeightsForm.PLAIN, 1, 101 + at) for at in range(119))
+    assert took[0][-1][1] == pytest.approx(growing_s * 1e9, rel=1e-5), "growth is in whole ns"

@@ -105,7 +105,7 @@ def test_interactive_requests_do_not_feel_a_batch_load_beyond_what_the_machine_c
         return arrivals("now", 0.5, luck, (100, 10), key="desk")
 
     alone = play(small(), together(asked(random.Random(1))))
-    batch = arrivals("batch", 24.0, random.Random(2), (100, 100), key="night", weight=BATCH)
+    batch = arrivals("batch", 12.0, random.Random(2), (100, 100), key="night", weight=BATCH)
     beside = play(small(), together(asked(random.Random(1)), batch))
     assert max(beside.ended_s.values()) > 1.4 * SECONDS, "one and a half times what it can do"
     assert beside.ttft_s.keys() == beside.requests.keys(), "the batch work completes"

@@ -1,21 +1,26 @@
 """`tools/gpu_check.sh` itself, on the CPU: what it refuses, how it resumes, what it writes."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import llama_cpp
 import msgspec
 import pytest
 from gpucheck import machine
-from gpucheck.result import Report
-from gpucheck.schedule import ITEMS
+from gpucheck.costs.wanted import layers_to_try, share_there, wanted
+from gpucheck.result import Item, Report
 from gpucheck.shapes import SHAPES
+from test_accelerator import rpc_server
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = Path(llama_cpp.__file__).parent / "lib"
 AGAIN = 75
+ITEMS = [item for _, item in wanted(["tiny"])]
 CMAKE = """#!/usr/bin/env bash
 # Stands in for cmake: configures at once; compiles one file in each call, then hangs, until there
 # are two files; then the library is there.
@@ -29,13 +34,31 @@ ln -s "$LIBRARY" "$build/bin"
 """
 
 
-def gpu_check(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    command = ["bash", str(ROOT / "tools" / "gpu_check.sh"), "--python", sys.executable, *arguments]
+ONE_CORE = "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+ONE_CORE += "os.execvp(sys.argv[1], sys.argv[1:])"
+"""Threads wait for each other at every layer, and on a busy machine that takes most of the time:
+a rehearsal took 26 s on one of two cores and 198 on both, while others computed."""
+COMMAND = [
+    sys.executable,
+    "-c",
+    ONE_CORE,
+    "bash",
+    str(ROOT / "tools" / "gpu_check.sh"),
+    "--python",
+    sys.executable,
+]
+PAGEABLE = ("flat, pageable", "per tensor, pageable")
+
+
+def environment_for(path: str = "", **environment: str) -> dict[str, str]:
     inherited = dict(os.environ)  # noqa: TID251 - PATH, as the user has it
-    path = environment.pop("PATH", "") + os.pathsep + inherited["PATH"]
+    return {**inherited, **environment, "PATH": (path + os.pathsep + inherited["PATH"]).lstrip(":")}
+
+
+def gpu_check(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        command,
-        env={**inherited, **environment, "PATH": path.lstrip(os.pathsep)},
+        [*COMMAND, *arguments],
+        env=environment_for(environment.pop("PATH", ""), **environment),
         capture_output=True,
         text=True,
         timeout=250,
@@ -43,14 +66,17 @@ def gpu_check(*arguments: str, **environment: str) -> "subprocess.CompletedProce
     )
 
 
-def rehearse(out: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def fixed(out: Path) -> list[str]:
     """With the library that is installed, on the smallest model."""
-    fixed = ("--cpu", "--models", "tiny", "--library", str(LIBRARY), "--out", str(out))
-    return gpu_check(*fixed, *arguments)
+    return ["--cpu", "--models", "tiny", "--library", str(LIBRARY), "--out", str(out)]
 
 
-def report_in(out: Path) -> Report:
-    return msgspec.json.decode((out / "gpu_check-cpu.json").read_bytes(), type=Report)
+def rehearse(out: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return gpu_check(*fixed(out), *arguments)
+
+
+def report_in(out: Path, device: str = "cpu") -> Report:
+    return msgspec.json.decode((out / f"gpu_check-{device}.json").read_bytes(), type=Report)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +101,7 @@ def rehearsed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--out", "there", "--library", ".", "--stage", "some"), "no stage some"),
         (("--out", "there", "--library", ".", "--budget-s", "soon"), "--budget-s wants whole"),
         (("--out", "there", "--library", ".", "--arch", "hopper"), "--arch wants a number"),
+        (("--out", "there", "--source", ".", "--rpc", "a:1"), "--rpc wants a --library that has"),
     ],
 )
 def test_a_wrong_option_is_named_and_nothing_is_done(
@@ -91,6 +118,12 @@ def test_a_model_that_is_not_there_is_refused_with_the_names_that_are(tmp_path: 
     refused = rehearse(tmp_path, "--models", "70b")
     assert refused.returncode == 1
     assert f"no model '70b'; there are {', '.join(SHAPES)}" in refused.stderr
+
+
+def test_an_item_that_is_not_there_is_refused_with_the_names_that_are(tmp_path: Path) -> None:
+    refused = rehearse(tmp_path, "--items", "speed")
+    assert refused.returncode == 1
+    assert "no item 'speed'; there are ladder, layers, worker, link, resume" in refused.stderr
 
 
 def test_a_rehearsal_on_the_cpu_measures_every_stage(rehearsed: Path) -> None:
@@ -119,6 +152,115 @@ def test_a_rehearsal_on_the_cpu_measures_every_stage(rehearsed: Path) -> None:
     ]
     saved_bytes = ladder.figures["kv_saved_bytes_per_token"]
     assert shape.kv_bytes_per_token <= saved_bytes <= shape.kv_bytes_per_token + 32
+
+
+def by_name(report: Report) -> dict[str, Item]:
+    return {item.name: item for item in report.items}
+
+
+def check_costs(report: Report) -> None:
+    """Every cost item of `tiny` measured what it should."""
+    found, shape = by_name(report), SHAPES["tiny"]
+    for layers in layers_to_try(shape):
+        steps = found[f"offload-{layers}"].costs.steps
+        assert {one.share for one in steps} == {share_there(shape, layers)}
+        assert {one.layers for one in steps} == {None if layers == shape.layers else layers}
+        decoded = [one.context_tokens for one in steps if one.decode]
+        assert sorted(decoded) == sorted(shape.lengths)
+        assert sorted(one.tokens for one in steps if not one.decode) == sorted(shape.lengths)
+        assert all(len(one.seconds) == 3 for one in steps)
+        assert found[f"offload-{layers}"].costs.notes == []
+    cycles = found["preempt-for-tiny"].costs.cycles
+    assert [one.point_tokens for one in cycles if not one.stays] == list(shape.points)
+    assert [one.point_tokens for one in cycles if one.stays] == [20, 100, 400]
+    for one in cycles:
+        grown_bytes = one.kv_bytes - shape.kv_bytes_per_token * one.point_tokens
+        assert 0 <= grown_bytes <= 32 * (one.point_tokens + 4)
+        assert (one.load_s > 0.0) is (one.out_s > 0.0) is (not one.stays)
+        assert one.logits_apart_share == 0.0
+    by_kv, by_replay = found["resume"].costs.resumes
+    assert (by_kv.way, by_kv.same_tokens) == ("kv", by_kv.tokens)
+    assert by_kv.logprob_difference_max == 0.0
+    assert by_replay.way == "replay"
+    assert by_replay.logprob_difference_max < 0.5
+    links = {(one.what, one.how) for one in found["link"].costs.links}
+    assert links == {
+        *((what, how) for what in ("device in", "device out") for how in PAGEABLE),
+        *(("memory copy", "flat"), ("disk read", "buffered"), ("page cache read", "buffered")),
+    }
+    assert "pinned memory is not offered by this device" in found["link"].costs.notes
+    assert {curve.kind for curve in report.costs.curves} == {"decode", "prefill"}
+    assert [row.stays for row in report.costs.interruptions] == [False, True]
+    assert report.costs.answers[0].startswith("tiny for tiny: the cost ")
+
+
+def test_a_rehearsal_measures_costs_and_draws_them(rehearsed: Path) -> None:
+    check_costs(report_in(rehearsed))
+    drawn = rehearsed / "gpu_check-cpu.png"
+    assert drawn.exists() is (find_spec("matplotlib") is not None)
+
+
+def test_with_an_rpc_device_layers_really_move(tmp_path: Path) -> None:
+    """A device on loopback stands in for a GPU: `n_gpu_layers` is real there."""
+    with rpc_server() as endpoint:
+        done = rehearse(
+            tmp_path, "--rpc", endpoint, "--items", "worker,link,resume,offload,preempt"
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = report_in(tmp_path, "rpc")
+    assert report.is_complete
+    assert report.failures == []
+    check_costs(report)
+    found = by_name(report)
+    assert {item.library.backend for item in report.items if item.library} == {"rpc"}
+    there = [found[f"offload-{layers}"].stages[0].bytes for layers in range(1, 5)]
+    assert there == sorted(there)
+    assert 0 < there[0] < there[-1]
+    gone = rehearse(tmp_path, "--rpc", endpoint, "--items", "ladder")
+    assert gone.returncode == 1
+    assert f"Failed to connect to {endpoint}" in report_in(tmp_path, "rpc").failures[-1]
+
+
+def test_after_a_kill_in_the_middle_the_rest_is_measured(tmp_path: Path) -> None:
+    """What was done stays done; what was killed is begun anew; nothing of it goes on by itself."""
+    assert rehearse(tmp_path, "--stage", "models").returncode == 0
+    wanted_items = ["--items", "offload,preempt"]
+    with subprocess.Popen(
+        [*COMMAND, *fixed(tmp_path), *wanted_items],
+        env=environment_for(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as killed:
+        assert killed.stdout is not None
+        while not killed.stdout.readline().startswith("measuring tiny offload-1 "):
+            assert killed.poll() is None
+        while not (children := measuring(tmp_path)):
+            assert killed.poll() is None
+        os.killpg(killed.pid, signal.SIGKILL)
+    while measuring(tmp_path):  # the kernel ends it with its parent
+        assert measuring(tmp_path) in ([], children), "another one was begun"
+    results = tmp_path / "results-cpu"
+    before = {path: path.stat().st_mtime_ns for path in results.glob("*.offload-[04].json")}
+    assert len(before) == 2
+    again = rehearse(tmp_path, *wanted_items)
+    assert again.returncode == 0, again.stdout + again.stderr
+    begun = [line.split()[2] for line in again.stdout.splitlines() if line.startswith("measuring")]
+    assert begun == ["offload-1", "offload-3", "offload-2", "preempt-for-tiny"]
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert report_in(tmp_path).failures == []
+
+
+def measuring(out: Path) -> list[int]:
+    """Processes that measure an item for this folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"measure" in words and str(out).encode() in words:
+                found.append(int(process.name))
+    return found
 
 
 def test_what_is_measured_is_not_measured_again(rehearsed: Path) -> None:

@@ -4,10 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from gpucheck.costs.wanted import estimate_s, wanted
 from gpucheck.result import Item, read, write
-from gpucheck.schedule import ITEMS, Ended, Outcome, item_path, measure_items, missing
+from gpucheck.schedule import Ended, Outcome, item_path, measure_items, missing
 
 FULL_S = 500.0
+WANTED = wanted(["tiny"])
+ITEMS = [item for _, item in WANTED]
 
 
 @dataclass
@@ -43,7 +46,7 @@ class Bench:
         return ended
 
     def measure(self) -> bool:
-        return measure_items(self.results, ["tiny"], self.budget, self.run)
+        return measure_items(self.results, WANTED, self.budget, self.run)
 
 
 @pytest.fixture
@@ -54,14 +57,14 @@ def bench(tmp_path: Path) -> Bench:
 def test_every_item_is_measured_once(bench: Bench) -> None:
     assert bench.measure()
     assert bench.measure()
-    assert bench.begun == list(ITEMS)
+    assert bench.begun == ITEMS
 
 
 def test_the_next_call_begins_with_the_item_that_the_last_one_left(bench: Bench) -> None:
     bench.item_s = FULL_S * 0.4
     assert not bench.measure()  # two are done, the third was cut off
-    assert bench.begun == list(ITEMS[:3])
-    assert [item for _, item in missing(bench.results, ["tiny"])] == list(ITEMS[2:])
+    assert bench.begun == ITEMS[:3]
+    assert [item for _, item in missing(bench.results, WANTED)] == ITEMS[2:]
     bench.budget.left = FULL_S
     bench.item_s = 0.0
     assert bench.measure()
@@ -72,6 +75,18 @@ def test_an_item_is_not_begun_with_too_little_left(bench: Bench) -> None:
     bench.budget.left = 14.0
     assert not bench.measure()
     assert bench.begun == []
+
+
+def test_an_item_that_would_be_cut_off_waits_for_the_next_call(bench: Bench) -> None:
+    """By its estimate: what is cut off has to be begun anew.  With a whole budget it is begun."""
+    model, item = "32b-q4_0", "preempt-for-8b-q4_0"
+    bench.budget.left = 60.0
+    assert estimate_s(model, item) > 60.0
+    assert not measure_items(bench.results, [(model, item)], bench.budget, bench.run)
+    assert bench.begun == []
+    bench.budget = Spent(60.0, full_s=60.0)
+    assert measure_items(bench.results, [(model, item)], bench.budget, bench.run)
+    assert bench.begun == [item]
 
 
 def test_an_item_that_a_whole_budget_is_too_short_for_has_failed(bench: Bench) -> None:
@@ -86,7 +101,7 @@ def test_a_failed_item_stops_no_other_and_is_not_tried_again(bench: Bench) -> No
     bench.ends["layers-0"] = Ended(Outcome.FAILED, "no such device")
     assert bench.measure()
     assert bench.measure()
-    assert bench.begun == list(ITEMS)
+    assert bench.begun == ITEMS
     failed = read(item_path(bench.results, "tiny", "layers-0"))
     assert failed is not None
     assert failed.failure == "no such device"

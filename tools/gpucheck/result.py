@@ -9,7 +9,21 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["Freed", "Item", "Library", "Machine", "Report", "Stage", "read", "table", "write"]
+from gpucheck.costs.found import Costs, Resume, Summary
+from repertory.domain.readings import LinkReading, typical_s
+
+__all__ = [
+    "Freed",
+    "Item",
+    "Library",
+    "Machine",
+    "Report",
+    "Stage",
+    "failures_of",
+    "read",
+    "table",
+    "write",
+]
 
 
 class Stage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,7 +92,8 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     model: str
     name: str
-    """ladder, layers-0, layers-half, layers-all or worker (docs/gpu.md)."""
+    """ladder, layers-0, layers-half, layers-all, worker, link, resume, offload-LAYERS or
+    preempt-for-MODEL (docs/gpu.md)."""
     stages: list[Stage] = []
     freed: list[Freed] = []
     figures: dict[str, float] = {}
@@ -86,6 +101,9 @@ class Item(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     library: Library | None = None
     failure: str | None = None
     """Why there are no figures."""
+    costs: Costs = Costs()
+    took_s: float | None = None
+    """Its whole process."""
 
 
 class Machine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -112,7 +130,7 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     failures: list[str]
     """What went wrong, memory that did not come back included."""
     device: str
-    """cuda, or cpu: a rehearsal."""
+    """cuda; or cpu or rpc: a rehearsal."""
     machine: Machine
     built: list[str]
     """How the library was configured; empty if it was handed in."""
@@ -121,7 +139,8 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     made: dict[str, Stage]
     """How long each model file took to write."""
     items: list[Item]
-    version: int = 1
+    costs: Summary = Summary()
+    version: int = 2
 
 
 def write(path: Path, content: msgspec.Struct) -> None:
@@ -132,6 +151,34 @@ def write(path: Path, content: msgspec.Struct) -> None:
     os.replace(unfinished, path)
 
 
+def failures_of(item: Item) -> list[str]:
+    """What went wrong with it; nothing if all is as it should be."""
+    found = [item.failure] if item.failure else []
+    found += [
+        f"{check.kept_bytes / 1e6:.1f} MB did not come back after {check.name}, says "
+        f"{check.source} (tolerance {check.tolerance_bytes / 1e6:.1f})"
+        for check in item.freed
+        if not check.holds
+    ]
+    for cycle in item.costs.cycles:
+        if not cycle.came_back:
+            found.append(
+                f"{cycle.kept_bytes / 1e6:.1f} MB did not come back at {cycle.point_tokens} tokens"
+            )
+        if not cycle.goes_on:
+            found.append(
+                f"went on otherwise at {cycle.point_tokens} tokens: logits "
+                f"{cycle.logits_apart_share:.1%} apart"
+            )
+    found += [
+        f"by {resume.way}, {resume.same_tokens} of {resume.tokens} tokens are those of the "
+        "undisturbed run"
+        for resume in item.costs.resumes
+        if not resume.holds
+    ]
+    return [f"{item.model} {item.name}: {one}" for one in found]
+
+
 def read(path: Path) -> Item | None:
     """An item's result, if it was measured already."""
     return msgspec.json.decode(path.read_bytes(), type=Item) if path.exists() else None
@@ -140,10 +187,10 @@ def read(path: Path) -> Item | None:
 def table(items: Iterable[Item]) -> str:
     """Every stage on a line."""
     lines = [
-        f"{'model':9} {'item':11} {'stage':20} {'seconds':>9} {'GB':>8} {'GB/s':>8} {'tok/s':>9}"
+        f"{'model':9} {'item':20} {'stage':20} {'seconds':>9} {'GB':>8} {'GB/s':>8} {'tok/s':>9}"
     ]
     for item in items:
-        head = f"{item.model:9} {item.name:11}"
+        head = f"{item.model:9} {item.name:20}"
         if item.failure is not None:
             lines.append(f"{head} FAILED: {item.failure}")
         for one in item.stages:
@@ -152,6 +199,9 @@ def table(items: Iterable[Item]) -> str:
                 f"{head} {one.name:20} {one.seconds:9.4f} {_cell(size, 8, 3)} "
                 f"{_cell(one.gb_per_s, 8, 2)} {_cell(one.tokens_per_s, 9, 1)}"
             )
+        lines += [_link_line(head, link) for link in item.costs.links]
+        lines += [_resume_line(head, resume) for resume in item.costs.resumes]
+        lines += [f"{head} note: {note}" for note in item.costs.notes]
         for check in item.freed:
             verdict = "given back" if check.holds else "NOT GIVEN BACK"
             lines.append(
@@ -159,6 +209,20 @@ def table(items: Iterable[Item]) -> str:
                 f"{check.kept_bytes / 1e6:+.1f} MB, tolerance {check.tolerance_bytes / 1e6:.1f}"
             )
     return "\n".join(lines)
+
+
+def _link_line(head: str, link: LinkReading) -> str:
+    seconds, size = typical_s(link.seconds), link.size_bytes / 1e9
+    name = f"{link.what}, {link.how}"
+    return f"{head} {name:31} {seconds:9.4f} {size:8.3f} {size / seconds:8.2f}"
+
+
+def _resume_line(head: str, resume: Resume) -> str:
+    return (
+        f"{head} by {resume.way}: {resume.same_tokens} of {resume.tokens} tokens the same, "
+        f"log-probabilities up to {resume.logprob_difference_max:.2g} apart "
+        f"(mean {resume.logprob_difference_mean:.2g}), after {resume.seconds:.4f} s"
+    )
 
 
 def _cell(value: float | None, width: int, digits: int) -> str:

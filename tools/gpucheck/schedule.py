@@ -6,10 +6,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
+from gpucheck.costs.wanted import estimate_s
 from gpucheck.result import Item, read, write
 
 __all__ = [
-    "ITEMS",
     "LEAST_S",
     "WHOLE",
     "Budget",
@@ -20,10 +20,9 @@ __all__ = [
     "missing",
 ]
 
-ITEMS = ("ladder", "layers-0", "layers-half", "layers-all", "worker")
-"""In this order: layers-0 leaves the logits that the others are compared with."""
 LEAST_S = 15.0
-"""With less left than this, an item is not begun."""
+"""With less left than this, an item is not begun; nor with less than its estimate, unless it has
+a whole budget: what is cut off has to be begun anew."""
 WHOLE = 0.9
 """What this share of a whole budget was not enough for will not end next time either."""
 
@@ -57,15 +56,14 @@ def item_path(results: Path, model: str, item: str) -> Path:
     return results / f"{model}.{item}.json"
 
 
-def missing(results: Path, models: Iterable[str]) -> list[tuple[str, str]]:
+def missing(results: Path, wanted: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """(model, item) still to be measured, in order."""
-    wanted = [(model, item) for model in models for item in ITEMS]
     return [one for one in wanted if not item_path(results, *one).exists()]
 
 
 def measure_items(
     results: Path,
-    models: Iterable[str],
+    wanted: Iterable[tuple[str, str]],
     budget: Budget,
     run: Callable[[str, str, float], Ended],
 ) -> bool:
@@ -78,9 +76,10 @@ def measure_items(
     4. Out of time, though it had a whole budget: that is a failure too.  Else the next call
        begins it anew.
     """
-    for model, item in missing(results, models):
+    for model, item in missing(results, wanted):
         left_s = budget.left_s()
-        if left_s < LEAST_S:  # 1
+        least_s = max(LEAST_S, min(estimate_s(model, item), WHOLE * budget.full_s))
+        if left_s < least_s:  # 1
             return False
         ended = run(model, item, left_s)
         reason = ended.reason

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from gpucheck.measure import Taken, Wrong, spec_of
@@ -20,22 +21,31 @@ from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, Placement
 from repertory.engines.contract import Frame, GenerationSpec, Sampling
 from repertory.engines.llamacpp.client import LlamaCppEngine
 
-__all__ = ["measure_worker"]
+__all__ = ["Where", "measure_worker"]
 
 _REPLICA = "r1"
 
 
-def measure_worker(path: Path, shape: Shape, device: str, log: Path) -> Taken:
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The worker's device."""
+
+    backend: str
+    rpc: str | None = None
+    """HOST:PORT of the server behind it."""
+
+
+def measure_worker(path: Path, shape: Shape, where: Where, log: Path) -> Taken:
     """Load, activate, generate alone and in company, deactivate, unload."""
-    return asyncio.run(_measure(path, shape, device, log))
+    return asyncio.run(_measure(path, shape, where, log))
 
 
-async def _measure(path: Path, shape: Shape, device: str, log: Path) -> Taken:
+async def _measure(path: Path, shape: Shape, where: Where, log: Path) -> Taken:
     taken = Taken()
     spec = spec_of(path)
     started_s = time.perf_counter()
-    async with _worker(device, log) as engine:
-        chosen = _chosen((await engine.probe()).devices, device)
+    async with _worker(where, log) as engine:
+        chosen = _chosen((await engine.probe()).devices, where.backend)
         taken.note("start_worker", time.perf_counter() - started_s)
         head = (_REPLICA, spec.name, "local")
         started_s = time.perf_counter()
@@ -59,11 +69,11 @@ def _note(taken: Taken, name: str, measured: Measured, moved_bytes: int | None) 
     taken.note(name, measured.took_ns / 1e9, moved_bytes)
 
 
-def _chosen(devices: Iterable[DeviceSpec], device: str) -> DeviceSpec:
+def _chosen(devices: Iterable[DeviceSpec], backend: str) -> DeviceSpec:
     for one in devices:
-        if one.backend == device:
+        if one.backend == backend:
             return one
-    raise Wrong(f"the worker has no {device} device")
+    raise Wrong(f"the worker has no {backend} device")
 
 
 async def _generate(
@@ -105,10 +115,10 @@ async def _generate(
 
 
 @asynccontextmanager
-async def _worker(device: str, log: Path) -> AsyncIterator[LlamaCppEngine]:
+async def _worker(where: Where, log: Path) -> AsyncIterator[LlamaCppEngine]:
     """A worker process and its client; both are gone afterwards."""
     ours, theirs = socket.socketpair()
-    process = _spawn(theirs, device, log)
+    process = _spawn(theirs, where, log)
     theirs.close()
     engine = LlamaCppEngine(*await asyncio.open_unix_connection(sock=ours))
     try:
@@ -122,11 +132,12 @@ async def _worker(device: str, log: Path) -> AsyncIterator[LlamaCppEngine]:
             process.wait()
 
 
-def _spawn(theirs: socket.socket, device: str, log: Path) -> "subprocess.Popen[bytes]":
+def _spawn(theirs: socket.socket, where: Where, log: Path) -> "subprocess.Popen[bytes]":
     """GPUs come by themselves; a set of cores has to be asked for."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    cores = [{"id": "cpu0", "memory_bytes": memory_bytes}] if device == "cpu" else []
+    cores = [{"id": "cpu0", "memory_bytes": memory_bytes}] if where.backend == "cpu" else []
     command = [sys.executable, "-m", "repertory.engines.llamacpp.worker"]
     command += ["--socket", str(theirs.fileno()), "--log-file", str(log)]
     command += ["--devices", json.dumps(cores)]
+    command += ["--rpc", where.rpc] if where.rpc else []
     return subprocess.Popen(command, pass_fds=[theirs.fileno()])

@@ -25,7 +25,8 @@ from repertory.config import DEFAULT_HOST, DEFAULT_PORT, read_environment
 from repertory.live.facade import ServiceStatus
 from repertory.reports.log_files import decisions, read_runs
 from repertory.reports.ps import DEVICE_COLUMNS, MODEL_COLUMNS, device_row, model_row, notes
-from repertory.reports.why import explain, near_subjects, render
+from repertory.reports.story import render
+from repertory.reports.why import explain, near_subjects
 
 __all__ = ["ps", "why"]
 

@@ -26,6 +26,7 @@ class FileConfig:
     devices: tuple[DeviceChoice, ...] | None = None
     memory_bytes: int | None = None
     host_memory_bytes: int | None = None
+    saved_kv_disk_bytes: int | None = None
     favour: Favour | None = None
     host: str | None = None
     port: int | None = None
@@ -64,6 +65,7 @@ def parse_file(text: str, source: str, folder: Path) -> FileConfig:
         devices=devices,
         memory_bytes=_value(found, "memory"),
         host_memory_bytes=_value(found, "host_memory"),
+        saved_kv_disk_bytes=_value(found, "saved_kv_disk"),
         favour=None if favour is None else Favour(favour),
         host=_value(found, "host"),
         port=_value(found, "port"),

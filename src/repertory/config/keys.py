@@ -105,6 +105,12 @@ FILE = Mapping(
             f"{HOST_MEMORY_BEYOND >> 30} GiB; nothing where 'devices' name their memory.",
         ),
         Key(
+            "saved_kv_disk",
+            Size(),
+            "Of the state folder's disk, for more of that KV memory, and so that it outlives a "
+            "restart. It holds what people said, readable for this user only. Default: none.",
+        ),
+        Key(
             "favour",
             Choice([each.value for each in Favour]),
             "The one dial: hand memory over sooner (latency) or later (throughput).",

@@ -48,7 +48,7 @@ def serve_config(
     file, folders = _wanted(source, discover)
     budget_bytes, story = _memory(flags, file, reading)
     _check_devices(file, budget_bytes)
-    return ServeConfig(
+    config = ServeConfig(
         models=file.models,
         folders=folders,
         devices=file.devices,
@@ -67,7 +67,10 @@ def serve_config(
         .expanduser()
         .absolute(),
         is_exact=bool(file.is_exact if flags.is_exact is None else flags.is_exact),
+        saved_kv_disk_bytes=file.saved_kv_disk_bytes or 0,
     )
+    _check_disk(file, config)
+    return config
 
 
 def is_yaml(source: Path) -> bool:
@@ -132,6 +135,16 @@ def _check_devices(file: FileConfig, budget_bytes: int) -> None:
         raise ConfigError(
             f"{place}{sum_text} = {bytes_text(total_bytes)} is more than the memory of "
             f"{bytes_text(budget_bytes)}; lower them, or raise 'memory'"
+        )
+
+
+def _check_disk(file: FileConfig, config: ServeConfig) -> None:
+    """What goes to the disk, and comes from there, goes through main memory."""
+    if config.saved_kv_disk_bytes and not config.saved_kv_bytes:
+        place = file.places["saved_kv_disk"]
+        raise ConfigError(
+            f"{place}: 'saved_kv_disk' needs main memory to go through, and there is none for it; "
+            f"give 'host_memory', as much as the longest conversation takes"
         )
 
 

@@ -1,5 +1,7 @@
 """Requests come, move on and end."""
 
+from repertory.core.comparing import compare_generation, compare_resume, take_up
+from repertory.core.landing import say_drift
 from repertory.core.queueing import ahead_share, enqueue
 from repertory.core.serving import end_trial, settle
 from repertory.core.state import ModelState, RequestRecord, State, Step
@@ -9,7 +11,7 @@ from repertory.domain.decisions import Verdict
 from repertory.domain.events import Arrived, Cancelled, Finished, FirstToken, GenerationFailed
 from repertory.domain.ladder import RequestStep, Rung
 from repertory.domain.requests import Fault, Outcome, OutcomeKind, Request
-from repertory.domain.specs import WeightsForm
+from repertory.domain.specs import Placement
 from repertory.perf.bytes import shape_for
 from repertory.policy.admit import Backlog, admit, in_time
 
@@ -67,9 +69,28 @@ def take_first_token(state: State, step: Step, event: FirstToken) -> None:
     """Prefill is over; whoever was on trial has proven itself."""
     record = state.requests.get(event.request_id)
     if record is not None:
+        if record.made_tokens:
+            _learn_resume(state, step, record, event.reused_tokens)
         record.walk(RequestStep.FIRST_TOKEN)
+        if state.pauses:
+            take_up(state, step, record)
         if record.is_suspect:
             end_trial(state, step, record)
+
+
+def _learn_resume(state: State, step: Step, record: RequestRecord, reused: int) -> None:
+    """How long a stopped generation took to go on, whichever way its cells came back."""
+    assert record.replica_id is not None
+    replica = state.replicas[record.replica_id]
+    spec, where, costs = replica.spec, replica.placement, state.costs
+    tokens = record.request.prompt_tokens, record.made_tokens
+    one_by_one = state.node_of(replica).capabilities.exact_resume
+    if spec.digest == state.models[replica.model].spec.digest:
+        predicted_s = costs.resume_s(spec, where, *tokens, one_by_one=one_by_one)
+        compare_resume(step, record, predicted_s, reused)
+        took_s = (step.at_ns - record.dispatched_ns) / 1e9
+        learned = costs.observe_resume(spec, where, tokens, took_s, one_by_one=one_by_one)
+        say_drift(step, replica.model, "a resume", learned)
 
 
 def take_finished(state: State, step: Step, event: Finished) -> None:
@@ -82,14 +103,17 @@ def take_finished(state: State, step: Step, event: Finished) -> None:
     model = state.models[record.request.model]
     replica = state.replicas[record.replica_id]
     if not record.returns and not record.preemptions:
+        compare_generation(state, step, record, replica, event)
         computed = record.request.prompt_tokens - event.reused_tokens
-        state.costs.observe_generation(
+        learned = state.costs.observe_generation(
             model.spec,
-            replica.placement.form,
+            replica.placement,
             (computed, event.prefill_ns / 1e9),
             (event.output_tokens - 1, event.decode_ns / 1e9),
             (record.company + len(replica.running)) / 2,
         )
+        for one in learned:
+            say_drift(step, model.spec.name, "computing", one)
     if event.output_tokens:  # an embedding is no short answer
         model.output.count(event.output_tokens)
     settle(state, step, record, Outcome(event.request_id, OutcomeKind.DONE), event.share_ns)
@@ -120,8 +144,9 @@ def _refresh_switch(state: State, model: ModelState, cells: int) -> None:
     """Predict anew what bringing this model up would take."""
     spec = model.spec
     source = Rung.HOST if model.replicas else Rung.DISK
-    load = state.costs.load_s(spec, WeightsForm.PLAIN, source)
-    activate = state.costs.activate_s(spec, shape_for(spec, 2, cells))
+    where = Placement(usual_placement(state, model).devices)
+    load = state.costs.load_s(spec, where, source)
+    activate = state.costs.activate_s(spec, where, shape_for(spec, 2, cells))
     model.switch_ns = round((load + activate) * 1e9)
 
 
@@ -167,17 +192,22 @@ def _refused(
 def _work_ns(state: State, model: ModelState, request: Request) -> int:
     """Reckoned in the form that its weights are in, or last were: it is what was learned about."""
     output = min(model.output.median_tokens, request.max_tokens)
-    work_s = state.costs.work_s(model.spec, _form(model), request.prompt_tokens, output)
+    where = usual_placement(state, model)
+    work_s = state.costs.work_s(model.spec, where, request.prompt_tokens, output)
     return round(work_s * 1e9)
 
 
-def _form(model: ModelState) -> WeightsForm:
+def usual_placement(state: State, model: ModelState) -> Placement:
+    """Where it is, or last was, or else the first device there is: costs are asked of there."""
     replica = min(model.replicas.values(), key=lambda one: (not one.is_open, one.id), default=None)
-    return replica.placement.form if replica is not None else WeightsForm.PLAIN
+    if replica is not None:
+        return replica.placement
+    return Placement((min(state.devices, default=""),))
 
 
 def _prompt_s(state: State, model: ModelState, request: Request) -> float:
-    return state.costs.work_s(model.spec, _form(model), request.prompt_tokens, 0)
+    where = usual_placement(state, model)
+    return state.costs.work_s(model.spec, where, request.prompt_tokens, 0)
 
 
 def _begin_ns(state: State, model: ModelState, request: Request) -> int | None:
@@ -207,7 +237,7 @@ def _first_token_s(state: State, model: ModelState, request: Request) -> float:
         one.transition is not None or one.rung is Rung.DEVICE for one in model.replicas.values()
     ):
         shape = shape_for(model.spec, 1, request.cells)
-        return prompt_s + state.costs.activate_s(model.spec, shape)
+        return prompt_s + state.costs.activate_s(model.spec, usual_placement(state, model), shape)
     return prompt_s + model.switch_ns / 1e9
 
 

@@ -1,153 +1,297 @@
-"""The brain's knowledge of costs: a profile per model, corrected by every real transition."""
+"""The brain's knowledge of costs: a profile per model and device, corrected by real transitions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from repertory.domain.ladder import Edge, Rung
-from repertory.domain.specs import KvShape, ModelSpec, WeightsForm
-from repertory.perf.bytes import kv_bytes
+from repertory.domain.readings import DeviceReadings
+from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, Placement, WeightsForm
+from repertory.perf.bytes import kv_bytes, share_there
 from repertory.perf.costs import Prediction, Ratio, learn, predict
-from repertory.perf.profiles import Profile, prior_profile
+from repertory.perf.fit import Measured, corrected, factors, profile_from
+from repertory.perf.profiles import (
+    ACTIVATE,
+    DECODE_KEYS,
+    LOAD_KEYS,
+    PREFILL_KEYS,
+    Key,
+    Profile,
+    prior_profile,
+)
 
-__all__ = ["CostBook", "Key"]
+__all__ = ["CostBook", "ProfileSource"]
 
-Key = tuple[str, str]
-"""Kind of work and its variant: ("load", "plain/host"), ("activate", ""), ("prefill", "plain")."""
+ProfileSource = Callable[[ModelSpec, DeviceSpec], Profile]
 
-_LOAD_KEYS: dict[tuple[WeightsForm, Rung], Key] = {
-    (form, source): (Edge.LOAD.value, f"{form.value}/{source.value}")
-    for form in WeightsForm
-    for source in (Rung.DISK, Rung.HOST)
-}
-_PREFILL_KEYS: dict[WeightsForm, Key] = {form: ("prefill", form.value) for form in WeightsForm}
-_DECODE_KEYS: dict[WeightsForm, Key] = {form: ("decode", form.value) for form in WeightsForm}
-_ACTIVATE: Key = (Edge.ACTIVATE.value, "")
+_RESUME_KEYS: dict[WeightsForm, Key] = {form: ("resume", form.value) for form in WeightsForm}
+_NOWHERE = DeviceSpec("", 0)
+"""While no worker is up: some set of cores."""
 
 TYPICAL_BATCH = 4
 """Sequences that share a decode step when a queue drains; the batch of a busy small box."""
 
 
 class CostBook:
-    """Predicted seconds for every kind of work, with their basis."""
+    """Predicted seconds for every kind of work, with their basis and their error.
 
-    def __init__(self, profile: Callable[[ModelSpec], Profile] = prior_profile) -> None:
-        self._profile = profile
-        self._profiles: dict[str, Profile] = {}
-        self._own: dict[tuple[str, Key], Ratio] = {}
-        self._others: dict[Key, Ratio] = {}
+    What a model's work costs is kept per device: two sets of cores may differ, and a card and the
+    CPU beside it always do.  A placement on several devices goes by the first of them.
+    """
+
+    def __init__(self, profile: ProfileSource = prior_profile) -> None:
+        self._prior = profile
+        self._specs: dict[str, ModelSpec] = {}
+        self._devices: dict[str, DeviceSpec] = {}
+        self._readings: dict[tuple[str, str], DeviceReadings] = {}
+        """By the digest of a file and the device."""
+        self._factors: dict[tuple[str, Key], float] | None = None
+        """How priors are corrected by what was read of other models; None: to be reckoned anew."""
+        self._profiles: dict[tuple[str, str], Profile] = {}
+        self._own: dict[tuple[str, str, Key], Ratio] = {}
+        self._others: dict[tuple[str, Key], Ratio] = {}
+        """By backend: a card's ratios say nothing of a CPU's."""
+
+    def add_device(self, device: DeviceSpec) -> None:
+        """A worker brought it; what is known of an older one of that name holds on."""
+        if self._devices.get(device.id) != device:
+            self._devices[device.id] = device
+            self._reckon_anew()
 
     def add(self, spec: ModelSpec) -> None:
-        self._profiles[spec.name] = self._profile(spec)
+        """A model, or a new spec for it."""
+        self._specs[spec.name] = spec
+        for key in [key for key in self._profiles if key[0] == spec.name]:
+            del self._profiles[key]
+        if any(digest == spec.digest for digest, _ in self._readings):
+            self._reckon_anew()
+
+    def add_readings(self, digest: str, read: DeviceReadings) -> None:
+        """What was measured of the file with that digest; what was learned since then holds on."""
+        self._readings[digest, read.device] = read
+        self._reckon_anew()
+
+    def _reckon_anew(self) -> None:
+        self._profiles.clear()
+        self._factors = None
 
     def forget(self, model: str) -> None:
-        self._profiles.pop(model, None)
-        for key in [key for key in self._own if key[0] == model]:
-            del self._own[key]
+        self._specs.pop(model, None)
+        for known in [key for key in self._profiles if key[0] == model]:
+            del self._profiles[known]
+        for learned in [key for key in self._own if key[0] == model]:
+            del self._own[learned]
 
-    def load(self, spec: ModelSpec, form: WeightsForm, source: Rung) -> Prediction:
-        law = self._profiles[spec.name].load[form, source]
-        return self._predict(spec, _LOAD_KEYS[form, source], law.seconds(spec.weights_bytes))
+    def load(self, spec: ModelSpec, where: Placement, source: Rung) -> Prediction:
+        return self._predict(
+            spec, where, LOAD_KEYS[where.form, source], self._loads(spec, where, source)
+        )
 
-    def load_s(self, spec: ModelSpec, form: WeightsForm, source: Rung) -> float:
-        law = self._profiles[spec.name].load[form, source]
-        return law.seconds(spec.weights_bytes) * self._ratio(spec, _LOAD_KEYS[form, source])
+    def load_s(self, spec: ModelSpec, where: Placement, source: Rung) -> float:
+        ratio = self._ratio(spec, where, LOAD_KEYS[where.form, source])
+        return self._loads(spec, where, source) * ratio
 
-    def activate_s(self, spec: ModelSpec, kv: KvShape) -> float:
-        size_bytes = kv.sequences * kv.cells * spec.kv_bytes_per_token
-        return self._profiles[spec.name].activate.seconds(size_bytes) * self._ratio(spec, _ACTIVATE)
+    def activate(self, spec: ModelSpec, where: Placement, kv: KvShape) -> Prediction:
+        law = self._profile(spec, where).activate
+        return self._predict(spec, where, ACTIVATE, law.seconds(_whole_kv(spec, kv)))
 
-    def activate(self, spec: ModelSpec, kv: KvShape) -> Prediction:
-        size_bytes = kv_bytes(spec, kv) * spec.devices_per_replica
-        law = self._profiles[spec.name].activate
-        return self._predict(spec, _ACTIVATE, law.seconds(size_bytes))
+    def activate_s(self, spec: ModelSpec, where: Placement, kv: KvShape) -> float:
+        law_s = self._profile(spec, where).activate.seconds(_whole_kv(spec, kv))
+        return law_s * self._ratio(spec, where, ACTIVATE)
 
-    def resize(self, spec: ModelSpec, kv: KvShape, moved_tokens: int) -> Prediction:
-        profile = self._profiles[spec.name]
+    def resize(
+        self, spec: ModelSpec, where: Placement, kv: KvShape, moved_tokens: int
+    ) -> Prediction:
+        profile = self._profile(spec, where)
         moved_s = profile.move_kv.seconds(moved_tokens * spec.kv_bytes_per_token)
-        size_bytes = kv_bytes(spec, kv) * spec.devices_per_replica
-        law_s = profile.activate.seconds(size_bytes) + moved_s
-        return self._predict(spec, (Edge.RESIZE.value, ""), law_s)
+        law_s = profile.activate.seconds(_whole_kv(spec, kv)) + moved_s
+        return self._predict(spec, where, (Edge.RESIZE.value, ""), law_s)
 
-    def free(self, spec: ModelSpec, edge: Edge) -> Prediction:
+    def free(self, spec: ModelSpec, where: Placement, edge: Edge) -> Prediction:
         """Deactivate, unload and drop: small, nearly constant."""
-        profile = self._profiles[spec.name]
-        law_s = {
-            Edge.DEACTIVATE: profile.deactivate_s,
-            Edge.UNLOAD: profile.unload_s,
-            Edge.DROP: profile.drop_s,
-        }[edge]
-        return self._predict(spec, (edge.value, ""), law_s)
+        return self._predict(spec, where, (edge.value, ""), self._frees(spec, where, edge))
 
-    def batch_factor(self, spec: ModelSpec, form: WeightsForm, batch: int) -> float:
+    def batch_factor(self, spec: ModelSpec, where: Placement, batch: int) -> float:
         """Seconds per token in steps of that many sequences, to those in a typical batch."""
-        law = self._profiles[spec.name].decode[form]
-        usual_s = law.seconds(TYPICAL_BATCH) / TYPICAL_BATCH
-        return law.seconds(batch) / batch / max(usual_s, 1e-12)
+        profile, share = self._profile(spec, where), share_there(spec, where.layers)
+        usual_s = profile.decode_s(where.form, TYPICAL_BATCH, 0, share) / TYPICAL_BATCH
+        return profile.decode_s(where.form, batch, 0, share) / batch / max(usual_s, 1e-12)
 
-    def work_s(self, spec: ModelSpec, form: WeightsForm, prompt: int, output: int) -> float:
-        """Device seconds that a request takes from others, in a typical batch."""
-        profile = self._profiles[spec.name]
-        prefill, decode = profile.prefill[form], profile.decode[form]
-        per_token_s = decode.seconds(TYPICAL_BATCH) / TYPICAL_BATCH
-        prompt_s = prefill.seconds(prompt) * self._ratio(spec, _PREFILL_KEYS[form])
-        return prompt_s + output * per_token_s * self._ratio(spec, _DECODE_KEYS[form])
+    def work_s(self, spec: ModelSpec, where: Placement, prompt: int, output: int) -> float:
+        """Device seconds that a request takes from others, in a typical batch of its like."""
+        profile, share = self._profile(spec, where), share_there(spec, where.layers)
+        prompt_s = profile.prefill_s(where.form, prompt, 0, share)
+        seconds = prompt_s * self._ratio(spec, where, PREFILL_KEYS[where.form])
+        if output:
+            context = TYPICAL_BATCH * (prompt + output / 2.0)
+            step_s = profile.decode_s(where.form, TYPICAL_BATCH, context, share)
+            each_s = step_s / TYPICAL_BATCH * self._ratio(spec, where, DECODE_KEYS[where.form])
+            seconds += output * each_s
+        return seconds
 
-    def step_s(self, spec: ModelSpec, form: WeightsForm, batch: int) -> float:
-        """One decode step of so many sequences: what each of them waits for a token."""
-        law = self._profiles[spec.name].decode[form]
-        return law.seconds(batch) * self._ratio(spec, _DECODE_KEYS[form])
+    def step_s(self, spec: ModelSpec, where: Placement, batch: int, context_tokens: float) -> float:
+        """One decode step of so many sequences, with so much context together: what each of them
+        waits for a token."""
+        share = share_there(spec, where.layers)
+        law_s = self._profile(spec, where).decode_s(where.form, batch, context_tokens, share)
+        return law_s * self._ratio(spec, where, DECODE_KEYS[where.form])
+
+    def resume_s(
+        self, spec: ModelSpec, where: Placement, prompt: int, made: int, *, one_by_one: bool
+    ) -> float:
+        """Until a stopped generation makes its next token, from when it is taken up again.
+
+        The law is that of computing everything again, after the prompt token by token where an
+        engine promises equal bits.  Cells that come back from main memory make it shorter: how much
+        is learned from the resumes there were.
+        """
+        law_s = self._replays(spec, where, prompt, made, one_by_one=one_by_one)
+        return law_s * self._ratio(spec, where, _RESUME_KEYS[where.form])
+
+    def observe_resume(
+        self,
+        spec: ModelSpec,
+        where: Placement,
+        tokens: tuple[int, int],
+        measured_s: float,
+        *,
+        one_by_one: bool,
+    ) -> Ratio:
+        """`tokens`: of the prompt, and made before it was stopped."""
+        law_s = self._replays(spec, where, *tokens, one_by_one=one_by_one)
+        return self._learn(spec, where, _RESUME_KEYS[where.form], measured_s, law_s)
 
     def observe_load(
-        self, spec: ModelSpec, form: WeightsForm, source: Rung, measured_s: float
-    ) -> None:
-        law = self._profiles[spec.name].load[form, source]
-        self._learn(spec, _LOAD_KEYS[form, source], measured_s, law.seconds(spec.weights_bytes))
+        self, spec: ModelSpec, where: Placement, source: Rung, measured_s: float
+    ) -> Ratio:
+        law_s = self._loads(spec, where, source)
+        return self._learn(spec, where, LOAD_KEYS[where.form, source], measured_s, law_s)
 
-    def observe(self, spec: ModelSpec, edge: Edge, kv: KvShape | None, measured_s: float) -> None:
-        """Any edge but a load."""
-        profile = self._profiles[spec.name]
+    def observe(
+        self, spec: ModelSpec, where: Placement, edge: Edge, kv: KvShape | None, measured_s: float
+    ) -> Ratio | None:
+        """Any edge but a load; None: there is nothing to learn of it."""
         if edge in (Edge.ACTIVATE, Edge.RESIZE) and kv is not None:
-            size_bytes = kv_bytes(spec, kv) * spec.devices_per_replica
-            law_s = profile.activate.seconds(size_bytes)
+            law_s = self._profile(spec, where).activate.seconds(_whole_kv(spec, kv))
         elif edge in (Edge.DEACTIVATE, Edge.UNLOAD, Edge.DROP):
-            law_s = {
-                Edge.DEACTIVATE: profile.deactivate_s,
-                Edge.UNLOAD: profile.unload_s,
-                Edge.DROP: profile.drop_s,
-            }[edge]
+            law_s = self._frees(spec, where, edge)
         else:
-            return
-        self._learn(spec, (edge.value, ""), measured_s, law_s)
+            return None
+        return self._learn(spec, where, (edge.value, ""), measured_s, law_s)
 
     def observe_generation(
         self,
         spec: ModelSpec,
-        form: WeightsForm,
+        where: Placement,
         prompt: tuple[int, float],
         output: tuple[int, float],
         batch: float,
-    ) -> None:
+    ) -> list[Ratio]:
         """Prompt and output as (tokens, measured seconds); decode steps were shared by so many.
 
         The law is asked for that very batch: a lone generation's steps are short, and taken for
-        those of a typical batch they would promise a busy device twice what it can do.
+        those of a typical batch they would promise a busy device twice what it can do.  The company
+        is taken to have as much context as this one.
         """
-        profile = self._profiles[spec.name]
+        profile, share, form = (
+            self._profile(spec, where),
+            share_there(spec, where.layers),
+            where.form,
+        )
+        learned = []
         if prompt[0] and prompt[1]:
-            law_s = profile.prefill[form].seconds(prompt[0])
-            self._learn(spec, _PREFILL_KEYS[form], prompt[1], law_s)
+            law_s = profile.prefill_s(form, prompt[0], 0, share)
+            learned.append(self._learn(spec, where, PREFILL_KEYS[form], prompt[1], law_s))
         if output[0] and output[1]:
-            law_s = output[0] * profile.decode[form].seconds(batch)
-            self._learn(spec, _DECODE_KEYS[form], output[1], law_s)
+            context = batch * (prompt[0] + output[0] / 2.0)
+            law_s = output[0] * profile.decode_s(form, batch, context, share)
+            learned.append(self._learn(spec, where, DECODE_KEYS[form], output[1], law_s))
+        return learned
 
-    def _predict(self, spec: ModelSpec, key: Key, law_s: float) -> Prediction:
-        return predict(law_s, self._own.get((spec.name, key)), self._others.get(key))
+    def _profile(self, spec: ModelSpec, where: Placement) -> Profile:
+        device = where.devices[0] if where.devices else ""
+        key = (spec.name, device)
+        known = self._profiles.get(key)
+        if known is None:
+            known = self._profiles[key] = self._profile_at(spec, device)
+        return known
 
-    def _ratio(self, spec: ModelSpec, key: Key) -> float:
+    def _profile_at(self, spec: ModelSpec, device: str) -> Profile:
+        """By its own readings, or else by a prior that those of others correct."""
+        there = self._devices.get(device, _NOWHERE)
+        prior = self._prior(spec, there)
+        read = self._readings.get((spec.digest, device))
+        if read is not None:
+            return profile_from(prior, read, spec.weights_bytes)
+        if self._factors is None:
+            self._factors = factors(self._measured())
+        return corrected(prior, there.backend, self._factors) if self._factors else prior
+
+    def _measured(self) -> Iterator[Measured]:
+        for name in sorted(self._specs):
+            spec = self._specs[name]
+            for device, there in sorted(self._devices.items()):
+                read = self._readings.get((spec.digest, device))
+                if read is not None:
+                    prior = self._prior(spec, there)
+                    fitted = profile_from(prior, read, spec.weights_bytes)
+                    yield Measured(spec, there.backend, prior, fitted)
+
+    def _loads(self, spec: ModelSpec, where: Placement, source: Rung) -> float:
+        share = share_there(spec, where.layers)
+        return self._profile(spec, where).load_s(where.form, source, spec.weights_bytes, share)
+
+    def _frees(self, spec: ModelSpec, where: Placement, edge: Edge) -> float:
+        profile = self._profile(spec, where)
+        return {
+            Edge.DEACTIVATE: profile.deactivate_s,
+            Edge.UNLOAD: profile.unload_s,
+            Edge.DROP: profile.drop_s,
+        }[edge]
+
+    def _replays(
+        self, spec: ModelSpec, where: Placement, prompt: int, made: int, *, one_by_one: bool
+    ) -> float:
+        profile, share, form = (
+            self._profile(spec, where),
+            share_there(spec, where.layers),
+            where.form,
+        )
+        chunked = prompt if one_by_one else prompt + made
+        law_s = profile.prefill_s(form, chunked, 0, share)
+        law_s *= self._ratio(spec, where, PREFILL_KEYS[form])
+        if one_by_one and made:
+            step_s = profile.decode_s(form, 1, prompt + made / 2.0, share)
+            law_s += made * step_s * self._ratio(spec, where, DECODE_KEYS[form])
+        return law_s
+
+    def _predict(self, spec: ModelSpec, where: Placement, key: Key, law_s: float) -> Prediction:
+        known = self._own.get((spec.name, _first(where), key))
+        error = self._profile(spec, where).errors.get(key)
+        return predict(law_s, known, self._others.get((self._backend(where), key)), error)
+
+    def _ratio(self, spec: ModelSpec, where: Placement, key: Key) -> float:
         """What `_predict` would multiply by, without saying where it comes from."""
-        known = self._own.get((spec.name, key)) or self._others.get(key)
+        known = self._own.get((spec.name, _first(where), key))
+        if known is None and key not in self._profile(spec, where).errors:
+            known = self._others.get((self._backend(where), key))
         return known.value if known is not None else 1.0
 
-    def _learn(self, spec: ModelSpec, key: Key, measured_s: float, law_s: float) -> None:
-        own = (spec.name, key)
-        self._own[own] = learn(self._own.get(own), measured_s, law_s)
-        self._others[key] = learn(self._others.get(key), measured_s, law_s)
+    def _learn(
+        self, spec: ModelSpec, where: Placement, key: Key, measured_s: float, law_s: float
+    ) -> Ratio:
+        own = (spec.name, _first(where), key)
+        self._own[own] = learned = learn(self._own.get(own), measured_s, law_s)
+        if key not in self._profile(spec, where).errors:
+            others = (self._backend(where), key)
+            self._others[others] = learn(self._others.get(others), measured_s, law_s)
+        return learned
+
+    def _backend(self, where: Placement) -> str:
+        return self._devices.get(_first(where), _NOWHERE).backend
+
+
+def _first(where: Placement) -> str:
+    return where.devices[0] if where.devices else ""
+
+
+def _whole_kv(spec: ModelSpec, kv: KvShape) -> int:
+    return kv_bytes(spec, kv) * spec.devices_per_replica

@@ -1,7 +1,7 @@
 """What a model was asked for: its arrival rate and the usual length of its answers."""
 
 import math
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections import deque
 
 __all__ = ["ArrivalRate", "OutputLength"]
@@ -68,6 +68,14 @@ class OutputLength:
         insort(self._sorted, tokens)
         if len(self._latest) > 31:
             del self._sorted[bisect_left(self._sorted, self._latest.popleft())]
+
+    def beyond(self, made: int) -> int | None:
+        """The median of the answers that were longer than `made` tokens; None: none was."""
+        if not self._sorted:
+            return self._prior_tokens if self._prior_tokens > made else None
+        first = bisect_right(self._sorted, made)
+        longer = len(self._sorted) - first
+        return self._sorted[first + longer // 2] if longer else None
 
     @property
     def median_tokens(self) -> int:

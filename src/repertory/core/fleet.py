@@ -1,5 +1,6 @@
 """Workers and models come and go; operators wish."""
 
+from repertory.core.comparing import drop_pauses
 from repertory.core.demand import ArrivalRate, OutputLength
 from repertory.core.failures import fail_waiting
 from repertory.core.ledger import Ledger
@@ -53,6 +54,7 @@ def take_worker_up(state: State, step: Step, event: WorkerUp) -> None:
     for device in node.devices:
         assert device.id not in state.devices, f"two devices are called {device.id}"
         state.devices[device.id] = Ledger(device.id, device.memory_bytes)
+        state.costs.add_device(device)
     state.hosts[node.id] = Ledger(f"{node.id}/host", node.host_memory_bytes)
     for model in state.models.values():
         model.is_wanted = model.is_wanted or model.is_pinned
@@ -72,6 +74,7 @@ def take_worker_lost(state: State, step: Step, event: WorkerLost) -> None:
     """
     if event.node_id not in state.nodes:
         return
+    drop_pauses(state, event.node_id)
     for name in [one.model for one in state.intents.values() if one.node_id == event.node_id]:
         cancel_intent(state, step, name)
     for replica in [one for one in state.replicas.values() if one.node_id == event.node_id]:

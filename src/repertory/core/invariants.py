@@ -11,6 +11,9 @@ __all__ = ["check"]
 def check(state: State) -> None:
     """Raises `AssertionError` with what is wrong."""
     _check_requests(state)
+    for pause in state.pauses.values():
+        assert pause.victims, f"a pause of {pause.model} is over"
+        assert pause.victims.keys() <= state.requests.keys(), "a pause of what has its outcome"
     for model in state.models.values():
         _check_model(state, model)
     for replica in state.replicas.values():

@@ -4,12 +4,14 @@ from repertory.core.ledger import Charge
 from repertory.core.moving import drop_claim, expect_release, forget_replica
 from repertory.core.state import ReplicaState, State, Step
 from repertory.domain.actions import Activate, Load, Resize, Transition, Unload, edge_of
+from repertory.domain.decisions import Verdict
 from repertory.domain.events import Measured
 from repertory.domain.ladder import Edge, Phase, Rung, destination
 from repertory.perf.bytes import kv_bytes
+from repertory.perf.costs import Ratio
 from repertory.policy.evict import Release
 
-__all__ = ["land", "retreat"]
+__all__ = ["land", "retreat", "say_drift"]
 
 
 def land(state: State, step: Step, replica: ReplicaState, measured: Measured) -> None:
@@ -21,7 +23,7 @@ def land(state: State, step: Step, replica: ReplicaState, measured: Measured) ->
     edge = edge_of(transition)
     ledgers = state.ledgers_of(replica)
     before = [ledger.available_bytes for ledger in ledgers]
-    _learn(state, replica, transition, measured)
+    _learn(state, step, replica, transition, measured)
     replica.rung = destination(replica.rung, edge, transition)
     _AFTER[edge](_Landing(state, step, replica, transition, measured))
     if replica.id in state.replicas:
@@ -77,17 +79,29 @@ def retreat(state: State, step: Step, replica: ReplicaState) -> Transition:
     return transition
 
 
-def _learn(state: State, replica: ReplicaState, transition: Transition, measured: Measured) -> None:
+def _learn(
+    state: State, step: Step, replica: ReplicaState, transition: Transition, measured: Measured
+) -> None:
     if replica.spec.digest != state.models[replica.model].spec.digest:
         return  # it was another file
-    spec = replica.spec
-    seconds = measured.took_ns / 1e9
+    spec, where = replica.spec, replica.placement
+    seconds, edge = measured.took_ns / 1e9, edge_of(transition)
     if isinstance(transition, Load):
         source = measured.source or transition.source
-        state.costs.observe_load(spec, transition.placement.form, source, seconds)
-        return
-    kv = transition.kv if isinstance(transition, (Activate, Resize)) else None
-    state.costs.observe(spec, edge_of(transition), kv, seconds)
+        learned: Ratio | None = state.costs.observe_load(spec, where, source, seconds)
+    else:
+        kv = transition.kv if isinstance(transition, (Activate, Resize)) else None
+        learned = state.costs.observe(spec, where, edge, kv, seconds)
+    if learned is not None:
+        say_drift(step, replica.model, edge.value, learned)
+
+
+def say_drift(step: Step, model: str, kind: str, learned: Ratio) -> None:
+    """What was learned of a model's costs does not hold any more; `why` and the metrics hear it."""
+    if learned.has_drifted:
+        why = "several in a row deviate to one side by more than chance explains"
+        choice = f"{kind} takes {learned.value:.3g} of what its law says from now on"
+        step.verdicts.append(Verdict("drift", model, choice, why))
 
 
 class _Landing:
@@ -136,9 +150,9 @@ def _after_load(landing: _Landing) -> None:
     landing.release(Charge.PEAK)
     landing.correct(Charge.WEIGHTS, measured.weights_bytes)
     landing.state.hosts[replica.node_id].release(replica.id)
-    form, costs = replica.placement.form, landing.state.costs
-    replica.reload_s = costs.load_s(replica.spec, form, Rung.HOST)
-    replica.cold_s = costs.load_s(replica.spec, form, Rung.DISK)
+    where, costs = replica.placement, landing.state.costs
+    replica.reload_s = costs.load_s(replica.spec, where, Rung.HOST)
+    replica.cold_s = costs.load_s(replica.spec, where, Rung.DISK)
     replica.idle_since_ns = landing.step.at_ns
 
 
@@ -150,7 +164,7 @@ def _after_activate(landing: _Landing) -> None:
     landing.correct(Charge.KV, measured.kv_bytes)
     landing.correct(Charge.BUFFERS, measured.buffers_bytes)
     assert replica.kv is not None
-    replica.activate_s = landing.state.costs.activate_s(replica.spec, replica.kv)
+    replica.activate_s = landing.state.costs.activate_s(replica.spec, replica.placement, replica.kv)
     replica.phase = Phase.OPEN
     replica.opened_at_ns = replica.idle_since_ns = landing.step.at_ns
     model.is_wanted = False
@@ -161,7 +175,9 @@ def _after_resize(landing: _Landing) -> None:
     replica, transition = landing.replica, landing.transition
     assert isinstance(transition, Resize)
     replica.kv = transition.kv
-    replica.activate_s = landing.state.costs.activate_s(replica.spec, transition.kv)
+    replica.activate_s = landing.state.costs.activate_s(
+        replica.spec, replica.placement, transition.kv
+    )
     total = kv_bytes(replica.spec, transition.kv) * len(replica.placement.devices)
     measured = landing.measured.kv_bytes
     landing.release(Charge.PEAK)

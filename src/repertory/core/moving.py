@@ -76,7 +76,7 @@ def begin_load(
         ledger.reserve(replica.id, Charge.WEIGHTS, resting)
         ledger.reserve(replica.id, Charge.PEAK, peak)
     reserve_serving(state, replica)
-    prediction = state.costs.load(model.spec, replica.placement.form, replica.rung)
+    prediction = state.costs.load(model.spec, replica.placement, replica.rung)
     action = Load(
         state.next_action_id(),
         replica.id,
@@ -101,17 +101,23 @@ def reserve_serving(state: State, replica: ReplicaState) -> None:
         ledger.reserve(replica.id, Charge.BUFFERS, buffers)
 
 
-def begin_activate(state: State, step: Step, replica: ReplicaState, reason: Reason) -> None:
+def begin_activate(
+    state: State,
+    step: Step,
+    replica: ReplicaState,
+    reason: Reason,
+    options: tuple[Option, ...] = (),
+) -> None:
     """`DEVICE` to `SERVING`; the memory for `replica.kv` is reserved already."""
     assert replica.kv is not None
-    prediction = state.costs.activate(replica.spec, replica.kv)
+    prediction = state.costs.activate(replica.spec, replica.placement, replica.kv)
     kv = kv_bytes(replica.spec, replica.kv)
     buffers = buffer_bytes(state.models[replica.model])
     action = Activate(
         state.next_action_id(), replica.id, replica.model, replica.node_id, replica.kv
     )
     size = (kv + buffers) * len(replica.placement.devices)
-    _begin(step, replica, action, Intention("activate", reason, prediction, size))
+    _begin(step, replica, action, Intention("activate", reason, prediction, size, options))
 
 
 def begin_resize(state: State, step: Step, replica: ReplicaState, kv: KvShape, why: str) -> None:
@@ -121,13 +127,19 @@ def begin_resize(state: State, step: Step, replica: ReplicaState, kv: KvShape, w
     for ledger in state.ledgers_of(replica):
         ledger.reserve(replica.id, Charge.PEAK, kv_bytes(spec, kv))
     moved = sum(record.request.prompt_tokens for record in replica.running.values())
-    prediction = state.costs.resize(spec, kv, moved)
+    prediction = state.costs.resize(spec, replica.placement, kv, moved)
     action = Resize(state.next_action_id(), replica.id, replica.model, replica.node_id, kv)
     size = kv_bytes(spec, kv) * len(replica.placement.devices)
     _begin(step, replica, action, Intention("resize", Reason(Cause.DEMAND, why), prediction, size))
 
 
-def begin_release(state: State, step: Step, replica: ReplicaState, why: str) -> None:
+def begin_release(
+    state: State,
+    step: Step,
+    replica: ReplicaState,
+    why: str,
+    options: tuple[Option, ...] = (),
+) -> None:
     """One edge down, towards `replica.leaving`, for `replica.leaving_for`.  Only idle ones go."""
     assert replica.is_idle, f"busy {replica.id} is being evicted"
     assert replica.leaving_for is not None
@@ -138,12 +150,12 @@ def begin_release(state: State, step: Step, replica: ReplicaState, why: str) -> 
         host.reserve(replica.id, Charge.WEIGHTS, spec.weights_bytes)
     freed = sum(ledger.held_by(replica.id) for ledger in state.ledgers_of(replica))
     action = _DOWN[edge](state.next_action_id(), replica.id, replica.model, replica.node_id)
-    prediction = state.costs.free(spec, edge)
+    prediction = state.costs.free(spec, replica.placement, edge)
     _begin(
         step,
         replica,
         action,
-        Intention("evict", Reason(replica.leaving_for, why), prediction, freed),
+        Intention("evict", Reason(replica.leaving_for, why), prediction, freed, options),
     )
 
 

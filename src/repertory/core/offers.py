@@ -8,12 +8,12 @@ from itertools import combinations, islice
 from repertory.core.moving import buffer_bytes, weights_bytes
 from repertory.core.queueing import dues_of, first_of
 from repertory.core.state import ModelState, ReplicaState, State, Step
-from repertory.core.victims import Supply
+from repertory.core.victims import Supply, release_s
 from repertory.domain.decisions import Option
-from repertory.domain.ladder import Edge, Rung
+from repertory.domain.ladder import Rung
 from repertory.domain.specs import KvShape, ModelSpec, NodeSpec, Placement, WeightsForm
 from repertory.perf.bytes import kv_bytes, shape_for
-from repertory.policy.evict import Eviction, Release, Victim, choose_victims
+from repertory.policy.evict import Eviction, Victim, choose_victims
 from repertory.policy.objective import MISS_PENALTY_S, aged_weight, missed_weight
 
 __all__ = [
@@ -33,9 +33,6 @@ __all__ = [
 
 USUAL_CELLS = 2048
 """Slot length of a replica that is brought up before anybody asks."""
-_ACCELERATOR_PACE = 0.1
-"""Seconds on an accelerator to seconds on cores: a prior that no measurement replaces, since costs
-are not kept per device.  The asymmetric pair of facts.md stands at 3.4 to 10, real cards above."""
 _LOOK_AHEAD = 64
 """How far into the queue lengths are looked at: bounds the work per event."""
 
@@ -116,7 +113,9 @@ def offers(
                 evictions = _evictions(state, need, victims)
                 if evictions is None:
                     continue
-                more_s = state.costs.activate_s(model.spec, kv) + _release_s(state, evictions)
+                more_s = state.costs.activate_s(model.spec, site.placement, kv) + release_s(
+                    state, evictions
+                )
                 harm_s = bare_s + weight * more_s + sum(one.loss_s for one in evictions)
                 harm_s += missed_weight(dues, 0, load_s + more_s) * MISS_PENALTY_S
                 least_s, found = min(least_s, harm_s), True
@@ -300,7 +299,7 @@ def _work_s(state: State, step: Step, model: ModelState, site: Site) -> float:
     1. Repacked weights load slower and compute faster (worker.md, Memory): counting the work
        beside the switch lets the least harm choose.
     2. A device that others keep busy is shared: each second of work takes as many as there are
-       replicas with work.  An accelerator computes faster than cores.
+       replicas with work.
     3. What comes up before anybody asks, for an operator or by a forecast, comes up for somebody:
        one request, at least.
     Where there is nothing to choose between, the sum is spared.
@@ -313,15 +312,14 @@ def _work_s(state: State, step: Step, model: ModelState, site: Site) -> float:
     head, prompt, output = model.oldest, 0, model.output.median_tokens
     if head is not None:
         prompt, output = head.request.prompt_tokens, min(output, head.request.max_tokens)
-    work_s = requests * state.costs.work_s(spec, site.placement.form, prompt, output)
+    work_s = requests * state.costs.work_s(spec, site.placement, prompt, output)
     devices = set(site.placement.devices)
-    is_fast = any(one.backend != "cpu" for one in site.node.devices if one.id in devices)
     sharing = sum(
         1
         for one in state.on_devices.values()
         if one.running and one.model != spec.name and not devices.isdisjoint(one.placement.devices)
     )
-    return work_s * (1 + sharing) * (_ACCELERATOR_PACE if is_fast else 1.0)
+    return work_s * (1 + sharing)
 
 
 def _ahead(state: State, step: Step, model: ModelState) -> list[int]:
@@ -408,17 +406,7 @@ def _evictions(
 def _load_s(state: State, model: ModelState, site: Site) -> float:
     if site.rung is Rung.DEVICE:
         return 0.0
-    return state.costs.load_s(model.spec, site.placement.form, site.rung)
-
-
-def _release_s(state: State, evictions: tuple[Eviction, ...]) -> float:
-    seconds = 0.0
-    for one in evictions:
-        spec = state.replicas[one.replica_id].spec
-        seconds += state.costs.free(spec, Edge.DEACTIVATE).seconds
-        if one.release is not Release.KV:
-            seconds += state.costs.free(spec, Edge.UNLOAD).seconds
-    return seconds
+    return state.costs.load_s(model.spec, site.placement, site.rung)
 
 
 def _small_s(state: State, model: ModelState, site: Site, kv: KvShape, too_long: float) -> float:
@@ -430,7 +418,7 @@ def _small_s(state: State, model: ModelState, site: Site, kv: KvShape, too_long:
         return 0.0
     queued_s = model.queued_ns / 1e9
     batch = min(kv.sequences, len(model.queue))
-    slower = state.costs.batch_factor(model.spec, site.placement.form, batch)
+    slower = state.costs.batch_factor(model.spec, site.placement, batch)
     return queued_s * slower + too_long * (queued_s + model.switch_ns / 1e9)
 
 

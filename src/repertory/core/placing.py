@@ -12,6 +12,7 @@ busy replicas are claimed and hand over at the end of their turn.
 from collections.abc import Iterator
 from enum import Enum
 
+from repertory.core.comparing import note_return
 from repertory.core.ledger import Ledger
 from repertory.core.moving import (
     Reason,
@@ -31,12 +32,12 @@ from repertory.core.offers import (
     standing,
     widening,
 )
-from repertory.core.preempting import press
+from repertory.core.preempting import considered, press
 from repertory.core.queueing import aged_since_ns, dues_of, heaviest
 from repertory.core.serving import claim, reopen, wake_at
 from repertory.core.state import Intent, ModelState, ReplicaState, State, Step
-from repertory.core.victims import Supply, idle_victims
-from repertory.domain.decisions import Cause
+from repertory.core.victims import Supply, eviction_options, idle_victims
+from repertory.domain.decisions import Cause, Option
 from repertory.domain.ladder import Phase, Rung
 from repertory.policy.evict import Release, choose_victims
 from repertory.policy.objective import Starving, in_order
@@ -195,13 +196,18 @@ def _help_next(state: State, step: Step, ordered: Iterator[Starving], supply: Su
 
 
 def release_replica(
-    state: State, step: Step, replica: ReplicaState, release: Release, reason: Reason
+    state: State,
+    step: Step,
+    replica: ReplicaState,
+    release: Release,
+    reason: Reason,
+    options: tuple[Option, ...] = (),
 ) -> None:
     """An idle replica starts down; what it frees may be counted on from now."""
     replica.leaving, replica.leaving_for = release, reason.cause
     replica.phase = Phase.DRAINING
     expect_release(state, replica)
-    begin_release(state, step, replica, reason.why)
+    begin_release(state, step, replica, reason.why, options)
 
 
 def cancel_intent(state: State, step: Step, model_name: str) -> None:
@@ -254,7 +260,7 @@ def _is_claiming(state: State, model: ModelState) -> bool:
 def _try_place(state: State, step: Step, model: ModelState, supply: Supply) -> _Done:
     here = sorted(offers(state, step, model, supply, sites(state, model)), key=lambda one: one.key)
     if here:
-        _commit(state, step, model, here)
+        _commit(state, step, model, here, supply)
         return _Done.AT_OTHERS_COST if here[0].evictions else _Done.IN_FREE_MEMORY
     away = sites(state, model, elsewhere=True)
     if not away or next(offers(state, step, model, supply, away), None) is None:
@@ -269,7 +275,9 @@ def _try_place(state: State, step: Step, model: ModelState, supply: Supply) -> _
     return _Done.AT_OTHERS_COST
 
 
-def _commit(state: State, step: Step, model: ModelState, found: list[Offer]) -> None:
+def _commit(
+    state: State, step: Step, model: ModelState, found: list[Offer], supply: Supply
+) -> None:
     best = found[0]
     name, node_id, placement = model.spec.name, best.site.node.id, best.site.placement
     replica = standing(model)
@@ -279,10 +287,12 @@ def _commit(state: State, step: Step, model: ModelState, found: list[Offer]) -> 
     if replica is None:
         replica = state.new_replica(name, node_id, placement)
     replica.placement, replica.kv = placement, best.kv
+    others = [one for one in supply.victims(node_id) if one.replica_id not in model.replicas]
     for one in best.evictions:
         victim = state.replicas[one.replica_id]
         why = f"makes room for {name}: P(use soon) x reload = {one.loss_s:.3g} s"
-        release_replica(state, step, victim, one.release, Reason(Cause.ROOM, why))
+        weighed = eviction_options(state, one, best.evictions, others)
+        release_replica(state, step, victim, one.release, Reason(Cause.ROOM, why), weighed)
     unclaim(state, step, model)
     options = tuple(offer.option() for offer in found[:4])
     state.intents[name] = Intent(
@@ -305,12 +315,13 @@ def _start_intents(state: State, step: Step) -> None:
             ledger.keep_promise(name)
         replica = state.replicas[intent.replica_id]
         model = state.models[name]
+        note_return(state, step, name)
         reason = Reason(Cause.OPERATOR, "asked for by the operator")
         if model.queue:
             reason = Reason(Cause.DEMAND, f"{len(model.queue)} wait")
         if replica.rung is Rung.DEVICE:
             reserve_serving(state, replica)
-            begin_activate(state, step, replica, reason)
+            begin_activate(state, step, replica, reason, intent.options)
         else:
             begin_load(state, step, replica, reason, intent.options)
 
@@ -377,6 +388,7 @@ def _claim_busy(state: State, step: Step, model: ModelState, supply: Supply) -> 
     for one in found:
         if one.replica_id in busy:
             replica = state.replicas[one.replica_id]
-            claim(state, step, replica, model, f"{model.spec.name} waits for its memory")
+            why = f"{model.spec.name} waits for its memory"
+            claim(state, step, replica, model, why, considered(state, step, model, replica))
     press(state, step, model)
     return True

@@ -3,8 +3,9 @@
 from dataclasses import replace
 from itertools import islice
 
+from repertory.core.comparing import begin_pause
 from repertory.core.queueing import dues_of, heaviest, in_line, requeue
-from repertory.core.serving import leave_replica, lose
+from repertory.core.serving import leave_replica, lose, switch_basis
 from repertory.core.state import ModelState, ReplicaState, RequestRecord, State, Step
 from repertory.domain.actions import Preempt
 from repertory.domain.decisions import Cause, Option, Verdict
@@ -15,13 +16,15 @@ from repertory.policy.objective import MISS_PENALTY_S, Due, aged_weight, at_risk
 from repertory.policy.preempt import (
     Stake,
     Stop,
-    expected_left_s,
+    expected_left,
     grown_weight,
     worth_stopping,
 )
 
-__all__ = ["press", "press_own", "take_preempted"]
+__all__ = ["considered", "press", "press_own", "take_preempted"]
 
+_AHEAD_TOKENS = 128
+"""Steps grow with what is made: half of a usual answer is taken to be there."""
 _MOST_STOPS = 4
 """Of a model's own generations, for its own requests, at one event: it bounds the work."""
 
@@ -49,7 +52,15 @@ def press(state: State, step: Step, claimant: ModelState) -> None:
             continue
         found = _weigh(state, step, claimant, replica)
         if found is not None and found.is_worth_it:
-            _stop(step, claimant, replica, found)
+            _stop(state, step, claimant, replica, found)
+
+
+def considered(
+    state: State, step: Step, claimant: ModelState, replica: ReplicaState
+) -> tuple[Option, ...]:
+    """For the record of a turn that is bounded: to wait for its work's end, or to stop it now."""
+    found = _weigh(state, step, claimant, replica)
+    return () if found is None else _options(found)[::-1]
 
 
 def press_own(state: State, step: Step, model: ModelState) -> None:
@@ -145,6 +156,7 @@ def take_preempted(state: State, step: Step, event: Preempted) -> None:
     model = state.models[replica.model]
     record.is_stopping = False
     record.preemptions += 1
+    record.made_tokens = event.made_tokens
     if record.state is RequestState.DECODING:
         record.made_by = replica.spec.digest
     leave_replica(state, step, record, event.share_ns)
@@ -179,22 +191,23 @@ def _risked(state: State, step: Step, claimant: ModelState) -> float:
 
 
 def _stake(state: State, step: Step, replica: ReplicaState, record: RequestRecord) -> Stake:
-    request, spec = record.request, replica.spec
-    form, costs = replica.placement.form, state.costs
-    model = state.models[replica.model]
+    """What a running generation would lose by being stopped: six features in a few sums.
+
+    How far it is, is told by the time that it has run: tokens do not pass through the brain.
+    """
+    request, spec, where, costs = record.request, replica.spec, replica.placement, state.costs
+    one_by_one = state.node_of(replica).capabilities.exact_resume
+    prompt, before, batch = request.prompt_tokens, record.made_tokens, len(replica.running)
+    company = sum(one.request.prompt_tokens + one.made_tokens for one in replica.running.values())
+    token_s = costs.step_s(spec, where, batch, company + batch * _AHEAD_TOKENS)
     elapsed_s = (step.at_ns - record.dispatched_ns) / 1e9
-    prompt_s = costs.work_s(spec, form, request.prompt_tokens, 0)
-    token_s = costs.step_s(spec, form, len(replica.running))
-    usual = min(model.output.median_tokens, request.max_tokens)
-    left_s = expected_left_s(
-        prompt_s + usual * token_s, prompt_s + request.max_tokens * token_s, elapsed_s
-    )
-    made = round(max(0.0, elapsed_s - prompt_s) / token_s) if token_s > 0.0 else 0
+    begun_s = costs.resume_s(spec, where, prompt, before, one_by_one=one_by_one)
+    made = before + max(0, round((elapsed_s - begun_s) / max(token_s, 1e-9)))
     made = min(made, request.max_tokens)
-    if state.node_of(replica).capabilities.exact_resume:  # token by token, as they were made
-        resume_s = prompt_s + made * token_s
-    else:
-        resume_s = costs.work_s(spec, form, request.prompt_tokens + made, 0)
+    usual = state.models[replica.model].output.beyond(made)
+    left_s = expected_left(usual, request.max_tokens, made) * token_s
+    left_s += max(0.0, begun_s - elapsed_s)
+    resume_s = costs.resume_s(spec, where, prompt, made, one_by_one=one_by_one)
     return Stake(request.id, _weight(record), left_s, resume_s, _due_s(step, record))
 
 
@@ -210,7 +223,17 @@ def _weight(record: RequestRecord) -> float:
     return grown_weight(record.request.weight, record.preemptions)
 
 
-def _stop(step: Step, claimant: ModelState, replica: ReplicaState, found: Stop) -> None:
+def _options(found: Stop) -> tuple[Option, Option]:
+    """Each with the harm of those who wait meanwhile."""
+    return (
+        Option("preempt", found.lost, found.penalty_s, 0),
+        Option("wait for their end", found.saved, found.drain_s, 0),
+    )
+
+
+def _stop(
+    state: State, step: Step, claimant: ModelState, replica: ReplicaState, found: Stop
+) -> None:
     """It admits nothing more, and gives its memory to the claimant when all have stopped."""
     replica.phase = Phase.DRAINING
     replica.handover_at_ns = min(replica.handover_at_ns, step.at_ns)
@@ -218,12 +241,16 @@ def _stop(step: Step, claimant: ModelState, replica: ReplicaState, found: Stop) 
     for record in replica.running.values():
         record.is_stopping = True
         step.actions.append(Preempt(record.request.id, replica.id, replica.node_id))
-    who = f"{len(replica.running)} generations of {replica.id} make way for {claimant.spec.name}"
+    name = claimant.spec.name
+    pause = begin_pause(state, step, name, replica)
+    pause.predicted_s, pause.basis = found.penalty_s, switch_basis(state, claimant, replica)
+    who = f"{len(replica.running)} generations of {replica.id} make way for {name}"
     why = (
         f"they would go on for {found.drain_s:.3g} s; a switch there and back takes "
         f"{found.penalty_s:.3g} s"
     )
-    step.verdicts.append(_verdict(found, replica.model, who, why, Cause.ROOM))
+    verdict = _verdict(found, replica.model, who, why, Cause.ROOM)
+    step.verdicts.append(replace(verdict, basis=pause.basis))
 
 
 def _verdict(found: Stop, model: str, choice: str, why: str, cause: Cause | None) -> Verdict:
@@ -232,10 +259,7 @@ def _verdict(found: Stop, model: str, choice: str, why: str, cause: Cause | None
         subject=model,
         choice=choice,
         why=why,
-        options=(
-            Option("preempt", found.lost, found.penalty_s, 0),
-            Option("wait for their end", found.saved, found.drain_s, 0),
-        ),
+        options=_options(found),
         predicted_s=found.penalty_s,
         basis="prior",
         cause=cause,

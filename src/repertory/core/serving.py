@@ -2,6 +2,7 @@
 
 from itertools import islice
 
+from repertory.core.comparing import forget_victim
 from repertory.core.moving import begin_resize
 from repertory.core.queueing import (
     charge_measured,
@@ -12,10 +13,10 @@ from repertory.core.queueing import (
 )
 from repertory.core.state import ModelState, ReplicaState, RequestRecord, State, Step
 from repertory.domain.actions import Dispatch, Settle, WakeAt
-from repertory.domain.decisions import Cause, Verdict
+from repertory.domain.decisions import Cause, Option, Verdict
 from repertory.domain.ladder import Phase, RequestStep, Rung
 from repertory.domain.requests import Fault, Outcome, OutcomeKind
-from repertory.domain.specs import KvShape
+from repertory.domain.specs import KvShape, Placement
 from repertory.perf.bytes import kv_bytes, shape_for
 from repertory.policy.batching import HandoverLimits, handover_at_ns
 from repertory.policy.dispatch import Slot, choose_replica
@@ -30,6 +31,7 @@ __all__ = [
     "reopen",
     "serve",
     "settle",
+    "switch_basis",
     "wake_at",
 ]
 
@@ -183,6 +185,8 @@ def settle(
     else:
         leave_replica(state, step, record, share_ns)
     end_trial(state, step, record)
+    if state.pauses:
+        forget_victim(state, step, record.request.id)
     del state.requests[record.request.id]
     step.actions.append(Settle(outcome))
 
@@ -202,7 +206,14 @@ def wake_at(state: State, step: Step, at_ns: int, name: str) -> None:
     step.actions.append(WakeAt(at_ns, name))
 
 
-def claim(state: State, step: Step, replica: ReplicaState, claimant: ModelState, why: str) -> None:
+def claim(
+    state: State,
+    step: Step,
+    replica: ReplicaState,
+    claimant: ModelState,
+    why: str,
+    options: tuple[Option, ...] = (),
+) -> None:
     """Another model (or its own longer slots) waits for this memory: bound its turn."""
     assert replica.claimed_by is None
     head = claimant.oldest
@@ -222,13 +233,22 @@ def claim(state: State, step: Step, replica: ReplicaState, claimant: ModelState,
             subject=replica.model,
             choice=f"{replica.id} hands over to {claimant.spec.name}",
             why=f"{why}; it goes on for {_turn_s(step, replica):.3g} s",
+            options=options,
             predicted_s=_turn_s(step, replica) + replica.running_ns / 1e9,
-            basis="prior",
+            basis=switch_basis(state, claimant, replica),
             cause=Cause.SLOTS if claimant.spec.name == replica.model else Cause.ROOM,
         )
     )
     if not close_if_due(state, step, replica) and step.at_ns < replica.handover_at_ns:
         wake_at(state, step, replica.handover_at_ns, f"handover:{replica.id}")
+
+
+def switch_basis(state: State, claimant: ModelState, replica: ReplicaState) -> str:
+    """Where the seconds of a claimant's switch into this memory come from: what a turn's length and
+    a preemption's penalty rest on.
+    """
+    source = Rung.HOST if claimant.replicas else Rung.DISK
+    return state.costs.load(claimant.spec, Placement(replica.placement.devices), source).basis
 
 
 def _turn_s(step: Step, replica: ReplicaState) -> float:

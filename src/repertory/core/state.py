@@ -18,7 +18,7 @@ from repertory.domain.specs import KvShape, ModelSpec, NodeSpec, Placement, Weig
 from repertory.policy.evict import Release
 from repertory.policy.objective import Starving
 
-__all__ = ["Intent", "ModelState", "ReplicaState", "RequestRecord", "State", "Step"]
+__all__ = ["Intent", "ModelState", "Pause", "ReplicaState", "RequestRecord", "State", "Step"]
 
 
 @dataclass(slots=True)
@@ -45,6 +45,8 @@ class RequestRecord:
     preemptions: int = 0
     returns: int = 0
     """How many workers died under it."""
+    made_tokens: int = 0
+    """Before it was preempted last."""
     made_by: str | None = None
     """Digest of the file that made its tokens, if it is to go on after some."""
     is_suspect: bool = False
@@ -177,6 +179,33 @@ class Intent:
 
 
 @dataclass(slots=True)
+class Pause:
+    """Generations that were stopped for another model, until all of them have gone on or ended."""
+
+    claimant: str
+    model: str
+    """Theirs."""
+    node_id: str
+    at_ns: int
+    victims: dict[str, None]
+    """Those that have not gone on yet."""
+    predicted_s: float = 0.0
+    basis: str = ""
+    there_s: float | None = None
+    """Until the claimant was dispatched."""
+    told_s: float | None = None
+    """Until it had its first token."""
+    back_ns: int | None = None
+    """When their model began to come back; None: it stayed, so far."""
+    back_s: float | None = None
+    resume_s: float = 0.0
+    """The longest."""
+    lost_s: float = 0.0
+    """Until the last of them had its next token."""
+    resumed: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class ModelState:
     """One model: its queue, its replicas, what it was asked for."""
 
@@ -288,6 +317,8 @@ class State:
         self.is_draining: bool = False
         self.trials: dict[str, str] = {}
         """The suspect that is on trial, by node."""
+        self.pauses: dict[str, Pause] = {}
+        """By the replica that was stopped last; what they cost is compared when they are over."""
         self.open_problem: int | None = None
         """The `Solve` under way; its answer is applied, any other is stale."""
         self.problem_count: int = 0

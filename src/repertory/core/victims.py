@@ -2,12 +2,16 @@
 
 from repertory.core.moving import releasable_bytes
 from repertory.core.state import ModelState, ReplicaState, State, Step
-from repertory.domain.ladder import Phase, Rung
+from repertory.domain.decisions import Option
+from repertory.domain.ladder import Edge, Phase, Rung
 from repertory.policy.batching import HandoverLimits, kept_until_ns
 from repertory.policy.evict import Eviction, Release, Victim
 from repertory.policy.objective import Starving, probability_of_use
 
-__all__ = ["Supply", "idle_victims"]
+__all__ = ["Supply", "eviction_options", "idle_victims", "release_s"]
+
+_MOST_OPTIONS = 4
+"""On a record: what was done, and the three that would have lost least of those that were not."""
 
 
 class Supply:
@@ -101,6 +105,40 @@ def idle_victims(state: State, step: Step) -> list[Victim]:
     """All replicas that may be evicted at once."""
     supply = Supply(state, step)
     return [victim for node_id in state.nodes for victim in supply.victims(node_id)]
+
+
+def release_s(state: State, evictions: tuple[Eviction, ...]) -> float:
+    """What it takes to carry them out."""
+    seconds = 0.0
+    for one in evictions:
+        gone = state.replicas[one.replica_id]
+        seconds += state.costs.free(gone.spec, gone.placement, Edge.DEACTIVATE).seconds
+        if one.release is not Release.KV:
+            seconds += state.costs.free(gone.spec, gone.placement, Edge.UNLOAD).seconds
+    return seconds
+
+
+def eviction_options(
+    state: State, done: Eviction, chosen: tuple[Eviction, ...], victims: list[Victim]
+) -> tuple[Option, ...]:
+    """For the record of one eviction: what is done, then what was spared, the least loss first."""
+    taken = {one.replica_id for one in chosen}
+    spared = [
+        way
+        for victim in victims
+        for way in victim.ways
+        if victim.replica_id not in taken or (way.replica_id == done.replica_id and way != done)
+    ]
+    spared.sort(key=lambda one: (one.loss_s, one.replica_id, one.release.value))
+    return tuple(
+        Option(
+            f"{one.replica_id} ({one.release.value})",
+            one.loss_s,
+            release_s(state, (one,)),
+            sum(one.freed.values()),
+        )
+        for one in (done, *spared[: _MOST_OPTIONS - 1])
+    )
 
 
 def _young_until_ns(

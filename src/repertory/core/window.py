@@ -88,9 +88,9 @@ def _candidates(state: State, step: Step, model: ModelState) -> list[Candidate]:
     spec, form = model.spec, WeightsForm.PLAIN
     resting, peak = weights_bytes(model, form)
     source = Rung.HOST if model.replicas else Rung.DISK
-    load_s = state.costs.load_s(spec, form, source)
+    load_s = state.costs.load_s
     return [
-        Candidate(spec.name, rate, load_s, placement, resting + peak)
+        Candidate(spec.name, rate, load_s(spec, placement, source), placement, resting + peak)
         for placement in _places(state, model, form)
     ]
 

@@ -61,9 +61,12 @@ class Verdict:
     predicted_s: float | None = None
     predicted_bytes: int | None = None
     basis: str = ""
-    """Where the prediction comes from: `prior` or `measured`."""
+    """Where the prediction comes from: `prior`, `profile` or `measured`."""
     cause: Cause | None = None
     """Of every transition, and of a turn that is bounded; None: residency does not change."""
+    measured_s: float | None = None
+    """What came of the prediction, where it is said with hindsight: of computing, of going on, of
+    stopping.  Moves have theirs in the event of their end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from repertory.domain.ladder import Rung
 from repertory.domain.plans import Plan
+from repertory.domain.readings import DeviceReadings
 from repertory.domain.requests import Fault, FinishReason, Request
 from repertory.domain.settings import Settings
 from repertory.domain.specs import ModelSpec, NodeSpec
@@ -26,6 +27,7 @@ __all__ = [
     "GenerationFailed",
     "Measured",
     "ModelAdded",
+    "ModelProfiled",
     "ModelRemoved",
     "OperatorAsked",
     "PlanReady",
@@ -52,6 +54,11 @@ class Measured:
     buffers_bytes: int | None = None
     source: Rung | None = None
     """For a load: where the bytes really came from (a belief in `HOST` may be wrong)."""
+    kv_saved_bytes: int = 0
+    """For a deactivate or a resize: KV that lost its slot by it and was copied out, to be copied
+    back when somebody goes on with it."""
+    kv_saved_ns: int = 0
+    """The part of `took_ns` that this took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,8 @@ class Preempted:
 
     at_ns: int
     request_id: str
+    made_tokens: int = 0
+    """All that it has made so far; it goes on after them."""
     share_ns: int = 0
     """As of `Finished`."""
 
@@ -108,6 +117,12 @@ class FirstToken:
     request_id: str
     reused_tokens: int = 0
     """Of all that came before it, tokens whose cells were still there, or were copied back."""
+    restored_bytes: int = 0
+    """KV that was copied back for it."""
+    restored_ns: int = 0
+    """What that took, reading it from the disk included."""
+    restored_from: Rung | None = None
+    """`HOST` or `DISK`; None: nothing was copied back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +177,15 @@ class ModelRemoved:
 
     at_ns: int
     model: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProfiled:
+    """What was measured of a model's file on a device, before it was ever served there."""
+
+    at_ns: int
+    digest: str
+    readings: DeviceReadings
 
 
 class Wish(Enum):
@@ -231,6 +255,7 @@ Event = (
     | TransitionFailed
     | WorkerUp
     | WorkerLost
+    | ModelProfiled
     | ModelAdded
     | ModelRemoved
     | SettingsChanged
@@ -251,6 +276,7 @@ EVENT_KINDS: tuple[type[Event], ...] = (
     TransitionFailed,
     WorkerUp,
     WorkerLost,
+    ModelProfiled,
     ModelAdded,
     ModelRemoved,
     SettingsChanged,
@@ -272,6 +298,7 @@ _SUBJECT: dict[type[Event], Callable[[Any], str]] = {  # Any: each takes its own
     TransitionFailed: lambda event: f"{event.replica_id}#{event.action_id:012d}",
     WorkerUp: lambda event: event.node.id,
     WorkerLost: lambda event: event.node_id,
+    ModelProfiled: lambda event: f"{event.digest}/{event.readings.device}",
     ModelAdded: lambda event: event.spec.name,
     ModelRemoved: lambda event: event.model,
     SettingsChanged: lambda _: "",

@@ -106,6 +106,8 @@ class ModelSpec:
     """Predicted compute buffers of a serving replica (activations, logits)."""
     handle_bytes: int = 0
     """What a loaded model holds besides its tensors: the tokenizer's tables, mostly."""
+    head_bytes: int = 0
+    """Of the output head, a part of the weights: it goes to an accelerator before any layer."""
     repacked_bytes: int = 0
     """Bytes of weights that a repacked load writes anew; 0 where repacking changes nothing."""
     max_sequences: int = 16

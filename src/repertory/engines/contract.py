@@ -23,6 +23,7 @@ from repertory.domain.actions import (
     Unload,
 )
 from repertory.domain.events import Measured
+from repertory.domain.ladder import Rung
 from repertory.domain.requests import FinishReason
 from repertory.domain.specs import ModelSpec, NodeSpec
 
@@ -166,6 +167,12 @@ class TokenStep(Struct, frozen=True, array_like=True):
     """It was preempted: it goes on where it is submitted next, after all that was told by now."""
     share_ns: int = 0
     """With `finish` and when preempted: device time that was its own, of a step of n an n-th."""
+    restored_bytes: int = 0
+    """With the first token: KV that was copied back for it, where it had been saved."""
+    restored_ns: int = 0
+    """What that took, reading it from the disk included."""
+    restored_from: Rung | None = None
+    """`HOST` or `DISK`; None: nothing was copied back."""
 
 
 class Frame(Struct, frozen=True, array_like=True):

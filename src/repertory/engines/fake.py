@@ -103,7 +103,7 @@ class FakeEngine:
     def __init__(
         self,
         node: NodeSpec,
-        profile: Callable[[ModelSpec], Profile] = prior_profile,
+        profile: Callable[[ModelSpec, DeviceSpec], Profile] = prior_profile,
         fail: Callable[[Transition], Failure | None] = lambda _: None,
     ) -> None:
         self._node = node

@@ -21,9 +21,16 @@ from repertory.domain.actions import (
 )
 from repertory.domain.ladder import Rung
 from repertory.domain.requests import Fault
-from repertory.domain.specs import KvShape, ModelSpec, NodeSpec, Placement, WeightsForm
+from repertory.domain.specs import (
+    DeviceSpec,
+    KvShape,
+    ModelSpec,
+    NodeSpec,
+    Placement,
+    WeightsForm,
+)
 from repertory.engines.step_loop import PREFILL_CHUNK, Job, Lane, Output, Running, StepLoop
-from repertory.perf.bytes import kv_bytes, weights_footprint
+from repertory.perf.bytes import kv_bytes, share_there, weights_footprint
 from repertory.perf.profiles import Profile
 from repertory.policy.share import entry_ns
 
@@ -68,7 +75,7 @@ class NodeModel:
     def __init__(
         self,
         node: NodeSpec,
-        profile: Callable[[ModelSpec], Profile],
+        profile: Callable[[ModelSpec, DeviceSpec], Profile],
         fail: Callable[[Transition], Failure | None] = lambda _: None,
     ) -> None:
         self.node = node
@@ -140,6 +147,7 @@ class NodeModel:
         if replica_id is None:
             return
         loop = self._loop_of(replica_id)
+        loop.catch_up(at_ns)  # it shared the steps so far
         loop.lanes[replica_id].take_out(generation_id)
         loop.interrupt(at_ns)
 
@@ -244,9 +252,9 @@ class NodeModel:
                 copy.rung, copy.kv = Rung.SERVING, kv
                 lane = Lane(
                     replica_id,
-                    self._profile(copy.spec),
+                    self._profile_at(copy.spec, copy.placement),
                     copy.placement.form,
-                    (copy.placement.layers or copy.spec.layers) / copy.spec.layers,
+                    share_there(copy.spec, copy.placement.layers),
                     kv,
                     deque(),
                     {},
@@ -266,13 +274,18 @@ class NodeModel:
                 del self._copies[replica_id]
 
     def _took_ns(self, transition: Transition, spec: ModelSpec, rung: Rung) -> int:
-        profile = self._profile(spec)
+        copy = self._copies.get(transition.replica_id)
+        where = copy.placement if copy is not None else None
+        if isinstance(transition, Load):
+            where = transition.placement
+        profile = self._profile_at(spec, where)
         match transition:
             case Stage():
                 seconds = profile.stage.seconds(spec.weights_bytes)
             case Load(placement=placement):
                 source = rung if rung is Rung.HOST else Rung.DISK
-                seconds = profile.load[placement.form, source].seconds(spec.weights_bytes)
+                share = share_there(spec, placement.layers)
+                seconds = profile.load_s(placement.form, source, spec.weights_bytes, share)
             case Activate(kv=kv):
                 seconds = profile.activate.seconds(kv.tokens * spec.kv_bytes_per_token)
             case Resize(kv=kv):
@@ -285,6 +298,12 @@ class NodeModel:
             case Drop():
                 seconds = profile.drop_s
         return max(1, round(seconds * 1e9))
+
+    def _profile_at(self, spec: ModelSpec, where: Placement | None) -> Profile:
+        """Of the first device of the placement; what is nowhere yet is read on the node's first."""
+        devices = self.node.devices
+        name = where.devices[0] if where is not None else devices[0].id
+        return self._profile(spec, next(one for one in devices if one.id == name))
 
     def _end(
         self, transition: Transition, spec: ModelSpec, end_ns: int, took_ns: int

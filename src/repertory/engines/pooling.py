@@ -32,17 +32,17 @@ class Pool:
     """Takes the states of a prompt in order."""
 
     def __init__(self, pooling: Pooling) -> None:
-        self._pooling = pooling
+        self.pooling = pooling
         self._sum: NDArray[np.float64] | None = None
 
     @property
     def takes_last(self) -> bool:
         """Only the last token's state counts."""
-        return self._pooling is Pooling.LAST
+        return self.pooling is Pooling.LAST
 
     def add(self, rows: Embeddings) -> None:
         """The states of the next tokens, or of the last one alone where only that counts."""
-        match self._pooling:
+        match self.pooling:
             case Pooling.MEAN:
                 state = rows.sum(axis=0, dtype=np.float64)
                 self._sum = state if self._sum is None else self._sum + state

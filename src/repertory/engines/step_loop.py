@@ -5,6 +5,7 @@ Between two inputs whole runs of equal decode steps are moved in closed form.
 
 from collections import deque
 from dataclasses import dataclass, field
+from math import isqrt
 
 from repertory.domain.specs import KvShape, WeightsForm
 from repertory.perf.profiles import Profile
@@ -17,7 +18,7 @@ from repertory.policy.share import (
     worth_ns,
 )
 
-__all__ = ["PREFILL_CHUNK", "Job", "Lane", "Output", "Running", "StepLoop"]
+__all__ = ["PREFILL_CHUNK", "Job", "Lane", "Output", "Running", "Segment", "StepLoop"]
 
 PREFILL_CHUNK = 256
 """Prompt tokens per prefill step."""
@@ -62,6 +63,11 @@ class Running:
         deadline_ns = self.job.deadline_ns if self.prefill_left else None
         return step_weight(self.job.weight, deadline_ns, at_ns)
 
+    @property
+    def context_tokens(self) -> int:
+        """What its next token looks at, once its prompt is computed."""
+        return self.job.prompt_tokens + self.job.output_tokens - self.output_left
+
 
 @dataclass(slots=True)
 class Lane:
@@ -71,7 +77,7 @@ class Lane:
     profile: Profile
     form: WeightsForm
     share: float
-    """Of the layers on the device."""
+    """Of the weights' bytes on the device."""
     kv: KvShape
     prefilling: deque[Running]
     """What weighs more first, equal ones as they came."""
@@ -132,27 +138,75 @@ class Lane:
         return found
 
     def step_ns(self, kind: StepKind) -> int:
-        if kind is StepKind.PREFILL:
-            seconds = self.profile.prefill[self.form].seconds(self.next_prompt_tokens)
-        else:
-            seconds = self.profile.decode[self.form].seconds(len(self.decoding))
-        seconds *= self.share + (1.0 - self.share) * self.profile.host_pace
-        return max(1, round(seconds * 1e9))
+        if kind is StepKind.DECODE:
+            return _ns(self._decode_s(self._context_tokens))
+        first, profile = self.prefilling[0], self.profile
+        done = first.job.prompt_tokens - first.prefill_left
+        upto = done + self.next_prompt_tokens
+        whole_s = profile.prefill_s(self.form, upto, 0, self.share)
+        before_s = profile.prefill_s(self.form, done, 0, self.share) if done else 0.0
+        return _ns(whole_s - before_s)
+
+    @property
+    def growth_ns(self) -> int:
+        """What each decode step takes more than the last: all contexts are a token longer."""
+        context = self._context_tokens
+        more_s = self._decode_s(context + len(self.decoding)) - self._decode_s(context)
+        return max(0, round(more_s * 1e9))
+
+    @property
+    def _context_tokens(self) -> int:
+        return sum(one.context_tokens for one in self.decoding.values())
+
+    def _decode_s(self, context_tokens: int) -> float:
+        return self.profile.decode_s(self.form, len(self.decoding), context_tokens, self.share)
 
 
 @dataclass(slots=True)
-class _Segment:
-    """Equal steps of one lane: `steps` of `step_ns` each, from `start_ns`."""
+class Segment:
+    """Like steps of one lane, from `start_ns`: the first takes `step_ns`, each `growth_ns` more
+    than the one before it.  Integers, so that sums in closed form and step by step agree.
+    """
 
     lane: Lane
     kind: StepKind
     start_ns: int
     step_ns: int
+    growth_ns: int
     steps: int
-    weight: float
+    weight: float = 1.0
     """Of the lane's work when it was planned."""
+    used_ns: int = 0
+    """By its lane until then: from it and from all that passed since, its share is reckoned anew,
+    for rounding step by step would depend on how often somebody looks."""
     prefilled: Running | None = None
     """Whose chunk it is; it may be cancelled under the step."""
+    passed_ns: int = 0
+    """What is complete of it."""
+
+    def spent_ns(self, steps: int) -> int:
+        """What the first so many of them take."""
+        return steps * self.step_ns + self.growth_ns * (steps * (steps - 1) // 2)
+
+    def within(self, span_ns: int) -> int:
+        """How many of them end within a span: the largest count that does not take more."""
+        if span_ns < self.step_ns:
+            return 0
+        if self.growth_ns == 0:
+            return min(self.steps, span_ns // self.step_ns)
+        first = 2 * self.step_ns - self.growth_ns
+        root = isqrt(first * first + 8 * self.growth_ns * span_ns)
+        count = (root - first) // (2 * self.growth_ns)
+        while self.spent_ns(count + 1) <= span_ns:  # the root was rounded down
+            count += 1
+        return min(self.steps, count)
+
+    def pass_over(self, steps: int) -> None:
+        """They are complete; the rest begins where they end."""
+        self.start_ns += self.spent_ns(steps)
+        self.passed_ns += self.spent_ns(steps)
+        self.step_ns += steps * self.growth_ns
+        self.steps -= steps
 
 
 class StepLoop:
@@ -160,7 +214,7 @@ class StepLoop:
 
     def __init__(self) -> None:
         self.lanes: dict[str, Lane] = {}
-        self._segment: _Segment | None = None
+        self._segment: Segment | None = None
         self._run: tuple[str, int | None] | None = None
         """Lane of the current run, and how many steps are left of it (None: no limit)."""
 
@@ -168,18 +222,18 @@ class StepLoop:
     def next_at_ns(self) -> int | None:
         """When a segment ends, if no input comes before."""
         one = self._segment
-        return one.start_ns + one.steps * one.step_ns if one is not None else None
+        return one.start_ns + one.spent_ns(one.steps) if one is not None else None
 
     def advance(self, to_ns: int, outputs: list[Output]) -> None:
         """Complete every step that ends by `to_ns`."""
         while (one := self._segment) is not None:
-            whole = min(one.steps, (to_ns - one.start_ns) // one.step_ns)
+            whole = one.within(to_ns - one.start_ns)
             if whole <= 0:
                 return
-            end_ns = one.start_ns + whole * one.step_ns
+            end_ns = one.start_ns + one.spent_ns(whole)
             self._complete(one, whole, end_ns, outputs)
             if whole < one.steps:
-                one.start_ns, one.steps = end_ns, one.steps - whole
+                one.pass_over(whole)
                 return
             self._plan(end_ns)
 
@@ -199,9 +253,9 @@ class StepLoop:
             one.steps = 1
             self._run = None
 
-    def _complete(self, one: _Segment, steps: int, end_ns: int, outputs: list[Output]) -> None:
-        lane, spent_ns = one.lane, steps * one.step_ns
-        lane.used_ns += steps * worth_ns(one.kind, one.step_ns, one.weight)
+    def _complete(self, one: Segment, steps: int, end_ns: int, outputs: list[Output]) -> None:
+        lane, spent_ns = one.lane, one.spent_ns(steps)
+        lane.used_ns = one.used_ns + worth_ns(one.kind, one.passed_ns + spent_ns, one.weight)
         lane.total_ns += spent_ns
         if self._run is not None and self._run[1] is not None:
             self._run = (self._run[0], self._run[1] - steps)
@@ -211,9 +265,11 @@ class StepLoop:
             return
         lane.prompt_tokens_since = 0
         company = max(1, len(lane.decoding))
+        # Of all that passed, less what had its share before: it adds up however often one looks.
+        each_ns = (one.passed_ns + spent_ns) // company - one.passed_ns // company
         for running in list(lane.decoding.values()):
             running.decode_ns += spent_ns
-            running.share_ns += steps * (one.step_ns // company)
+            running.share_ns += each_ns
             running.output_left -= steps
             if running.output_left == 0:
                 del lane.decoding[running.job.id]
@@ -255,8 +311,10 @@ class StepLoop:
         if self._run[1] is not None:
             steps = min(steps, self._run[1])
         prefilled = lane.prefilling[0] if kind is StepKind.PREFILL else None
-        weight = lane.weight(at_ns)
-        self._segment = _Segment(lane, kind, at_ns, lane.step_ns(kind), steps, weight, prefilled)
+        steps_like = lane.step_ns(kind), lane.growth_ns if steps > 1 else 0
+        self._segment = Segment(
+            lane, kind, at_ns, *steps_like, steps, lane.weight(at_ns), lane.used_ns, prefilled
+        )
 
     def _choose_lane(self) -> Lane | None:
         busy = [lane for lane in self.lanes.values() if lane.has_work]
@@ -269,6 +327,10 @@ class StepLoop:
         run = next_run([Contender(one.replica_id, one.used_ns, _expected_ns(one)) for one in busy])
         self._run = (run.name, run.steps) if run is not None else None
         return self.lanes[run.name] if run is not None else None
+
+
+def _ns(seconds: float) -> int:
+    return max(1, round(seconds * 1e9))
 
 
 def _expected_ns(lane: Lane) -> int:

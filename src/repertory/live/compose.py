@@ -2,13 +2,11 @@
 
 import asyncio
 import gc
-import json
 import logging
 import os
 import random
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -24,14 +22,16 @@ from repertory.domain.errors import ConfigError, WorkerGone
 from repertory.domain.events import DrainAsked, OperatorAsked, Wish
 from repertory.domain.specs import DeviceSpec, NodeSpec
 from repertory.engines.llamacpp.client import LlamaCppEngine
-from repertory.fleet.child import Child, WorkerCommand
+from repertory.fleet.child import Child
 from repertory.fleet.local import LocalFleet, Loss, Worker
+from repertory.live.command import NODE, worker_command
 from repertory.live.driver import Driver
 from repertory.live.facade import Service
 from repertory.live.fit import Room
 from repertory.live.log_file import LogFile
 from repertory.live.memory import process_bytes
 from repertory.live.options import ServeConfig
+from repertory.live.profiled import Profiled
 from repertory.live.reload import Source, Wishes
 from repertory.live.server import Server
 from repertory.live.watch import Watch
@@ -51,7 +51,6 @@ _SAMPLE_S = 2.0
 _REST_ROUNDS = 15
 """While nothing happens, memory is read every so many samples."""
 _WATCH_S = 1.0
-_NODE = "local"
 
 
 class Endpoint(Protocol):
@@ -107,6 +106,8 @@ class _Composition:
         self._child_engine: LlamaCppEngine | None = None
         """The worker that runs: in use once it has told of its devices."""
         self._pid: int | None = None
+        self._node: NodeSpec | None = None
+        self._profiled = Profiled(config.state_dir, config.is_exact, say)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._is_up = asyncio.Event()
@@ -127,7 +128,9 @@ class _Composition:
             self._server.connect(self._controller, self._driver)
             stack.push_async_callback(self._driver.close)
             self._wishes.begin(self._driver, look)
-            worker = fleet.keep(self._command(), on_up=self._on_up, on_lost=self._on_lost)
+            worker = fleet.keep(
+                worker_command(self._config), on_up=self._on_up, on_lost=self._on_lost
+            )
             try:
                 self._spawn(self._watch_logs(log, worker))
                 await self._serve(self._open_endpoint(self._server), worker)
@@ -206,31 +209,6 @@ class _Composition:
         else:
             self._look_asked.set()
 
-    def _command(self) -> WorkerCommand:
-        arguments = [sys.executable, "-m", "repertory.engines.llamacpp.worker"]
-        arguments += ["--socket", "{fd}", "--node", _NODE, "--devices", self._devices_json()]
-        arguments += ["--state-dir", str(self._config.state_dir)]
-        arguments += ["--saved-kv-bytes", str(self._config.saved_kv_bytes)]
-        if self._config.is_exact:
-            arguments.append("--exact")
-        return WorkerCommand("worker", tuple(arguments))
-
-    def _devices_json(self) -> str:
-        """Budgets are corrected when the worker's own memory is known (`_budgeted`)."""
-        if self._config.devices is None:
-            return json.dumps([{"id": "cpu0", "memory_bytes": self._config.memory_bytes}])
-        return json.dumps(
-            [
-                {
-                    "id": one.id,
-                    "memory_bytes": one.memory_bytes or self._config.memory_bytes,
-                    "cores": list(one.cores) or None,
-                    "backend": "cpu" if one.cores else "accelerator",
-                }
-                for one in self._config.devices
-            ]
-        )
-
     def _on_up(self, child: Child) -> None:
         self._pid = child.pid
         self._child_engine = LlamaCppEngine(child.reader, child.writer)
@@ -253,12 +231,16 @@ class _Composition:
             self._refusal = refusal
             self._stop.set()
             return
+        is_news = await asyncio.to_thread(self._profiled.look)
         if self._child_engine is not engine:
             return  # died meanwhile
         self._engine = engine
-        self._server.faults.pop(_NODE, None)
+        self._server.faults.pop(NODE, None)
         self._server.use(engine)
         self._driver.attach(engine, node)
+        self._node = node
+        if is_news:
+            self._tell_costs()
         self._is_up.set()
         for name, offer in sorted(self._catalogue.offers.items()):
             if offer.is_preloaded:
@@ -299,9 +281,9 @@ class _Composition:
     def _on_lost(self, loss: Loss) -> None:
         self._engine, self._child_engine, self._pid = None, None, None
         self._server.use(None)
-        self._server.faults[_NODE] = loss.reason
+        self._server.faults[NODE] = loss.reason
         _log.error("worker lost: %s", loss.reason)
-        self._driver.detach(_NODE, loss.reason)
+        self._driver.detach(NODE, loss.reason)
 
     async def _watch_memory(self) -> None:
         """Read what the processes hold, but leave them alone while nothing happens: the kernel
@@ -349,6 +331,14 @@ class _Composition:
         while True:
             await asyncio.sleep(_RESCAN_S)
             await self._wishes.look_again()
+            if await asyncio.to_thread(self._profiled.look):
+                self._tell_costs()
+
+    def _tell_costs(self) -> None:
+        """What `repertory profile` measured of this machine."""
+        if self._node is not None:
+            for event in self._profiled.events(self._driver.now_ns(), self._node):
+                self._driver.post(event)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -302,7 +302,8 @@ class Driver:
     def _hear(self, step: TokenStep) -> None:
         now_ns = self.now_ns()
         if step.is_preempted:
-            self.post(Preempted(now_ns, step.generation_id, step.share_ns))
+            made = self._owner.emitted_tokens(step.generation_id)
+            self.post(Preempted(now_ns, step.generation_id, made, step.share_ns))
             return
         self._owner.tokens(step)
         if step.error is not None:
@@ -310,7 +311,16 @@ class Driver:
             return
         if step.tokens and step.generation_id not in self._started:
             self._started[step.generation_id] = step.reused_tokens
-            self.post(FirstToken(now_ns, step.generation_id, step.reused_tokens))
+            self.post(
+                FirstToken(
+                    now_ns,
+                    step.generation_id,
+                    step.reused_tokens,
+                    step.restored_bytes,
+                    step.restored_ns,
+                    step.restored_from,
+                )
+            )
         if step.finish is not None:
             total = self._owner.emitted_tokens(step.generation_id)
             self.post(

@@ -65,6 +65,8 @@ class ServeConfig:
     port: int
     state_dir: Path
     is_exact: bool
+    saved_kv_disk_bytes: int = 0
+    """Of the disk under `state_dir`, for more of what `saved_kv_bytes` is for."""
 
     @property
     def saved_kv_bytes(self) -> int:

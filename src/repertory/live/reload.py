@@ -191,6 +191,7 @@ class Wishes:
 _FIXED: Mapping[str, Callable[[ServeConfig], object]] = {
     "memory": lambda config: config.memory_bytes,
     "host_memory": lambda config: config.host_memory_bytes,
+    "saved_kv_disk": lambda config: config.saved_kv_disk_bytes,
     "devices": lambda config: config.devices,
     "host": lambda config: config.host,
     "port": lambda config: config.port,

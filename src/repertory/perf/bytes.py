@@ -2,7 +2,14 @@
 
 from repertory.domain.specs import Footprint, KvShape, ModelSpec, WeightsForm
 
-__all__ = ["MIN_CELLS", "kv_bytes", "power_of_two", "shape_for", "weights_footprint"]
+__all__ = [
+    "MIN_CELLS",
+    "kv_bytes",
+    "power_of_two",
+    "shape_for",
+    "share_there",
+    "weights_footprint",
+]
 
 MIN_CELLS = 256
 """The smallest KV context class: llama.cpp pads contexts to 256 cells."""
@@ -35,6 +42,17 @@ def weights_footprint(spec: ModelSpec, form: WeightsForm, layers: int | None = N
         buffers_bytes=_per_device(spec, spec.buffers_bytes),
         peak_bytes=_per_device(spec, peak),
     )
+
+
+def share_there(spec: ModelSpec, layers: int | None) -> float:
+    """The share of its weights' bytes on the device, if so many of its layers are there.
+
+    The output head goes there before any layer, as llama.cpp does it.  None: all is there.
+    """
+    if layers is None:
+        return 1.0
+    each_bytes = (spec.weights_bytes - spec.head_bytes) / spec.layers
+    return (spec.head_bytes + layers * each_bytes) / spec.weights_bytes
 
 
 def power_of_two(value: int) -> int:

@@ -1,19 +1,29 @@
 """Predicted seconds: a profile's law times what real transitions have taught so far.
 
-A prediction says where it comes from.  `Estimated` rests on a prior alone; `Observed` on at least
-one real transition of this model; a ratio learned from *other* models improves an estimate but
+A prediction says where it comes from, and how far it may be off.  `Estimated` rests on a prior
+alone, `Profiled` on what `repertory profile` measured of this model on this device, `Observed` on
+at least one real transition of it; a ratio learned from *other* models improves an estimate but
 never makes it an observation.
 """
 
 from dataclasses import dataclass
 
-__all__ = ["Estimated", "Observed", "Prediction", "Ratio", "learn", "predict"]
+from repertory.perf.profiles import PRIOR_ERROR
+
+__all__ = ["Estimated", "Observed", "Prediction", "Profiled", "Ratio", "learn", "predict"]
 
 _SMOOTHING = 0.3
 """Weight of the newest observation: three agreeing ones outvote an outlier of the noisy kind that
 OpenMP barriers give (up to 7 times, facts.md)."""
 _CLIP = 8.0
 """One observation never moves a ratio by more than this factor."""
+_FIRST_ERROR = 0.3
+"""Of a ratio that was seen once: how far single readings lie apart here (10 to 15 % is usual)."""
+_DRIFT_ERRORS = 3.0
+_DRIFT_LEAST = 0.25
+"""A deviation beyond three times the usual one, and beyond a quarter, explains itself no more."""
+_DRIFT_RUN = 3
+"""So many of them in a row on one side are no outliers: the machine is another now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +31,18 @@ class Estimated:
     """Seconds by a prior."""
 
     seconds: float
+    error: float = PRIOR_ERROR
+    """Relative: how far off such predictions have been."""
     basis = "prior"
+
+
+@dataclass(frozen=True, slots=True)
+class Profiled:
+    """Seconds by a law that was fitted to readings of this model on this device."""
+
+    seconds: float
+    error: float
+    basis = "profile"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +51,11 @@ class Observed:
 
     seconds: float
     samples: int
+    error: float = _FIRST_ERROR
     basis = "measured"
 
 
-Prediction = Estimated | Observed
+Prediction = Estimated | Profiled | Observed
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +64,49 @@ class Ratio:
 
     value: float
     samples: int
+    error: float = _FIRST_ERROR
+    """Mean relative deviation of what was observed from what this said before."""
+    run: int = 0
+    """Observations in a row that the error does not explain, all above (or, negative, below)."""
+    before: float = 0.0
+    """The ratio when that run began."""
+    has_drifted: bool = False
+    """The newest observation made the run too long for chance."""
 
 
 def learn(old: Ratio | None, measured_s: float, law_s: float) -> Ratio:
-    """Blend one measurement into a ratio.  The first one is taken as it is."""
+    """Blend one measurement into a ratio.
+
+    1. The first one is taken as it is.
+    2. Later ones are blended, none moves it by more than a factor of eight.
+    3. Three in a row that deviate to one side by more than three times the usual deviation, and by
+       a quarter at least, are a drift: the newest is taken as if it were the first.
+    """
     seen = measured_s / max(law_s, 1e-9)
     if old is None:
         return Ratio(min(max(seen, 1e-3), 1e3), 1)
     seen = min(max(seen, old.value / _CLIP), old.value * _CLIP)
-    return Ratio(old.value + _SMOOTHING * (seen - old.value), old.samples + 1)
+    before = old.before if old.run else old.value
+    deviation = seen / before - 1.0
+    value = old.value + _SMOOTHING * (seen - old.value)
+    if abs(deviation) <= max(_DRIFT_LEAST, _DRIFT_ERRORS * old.error):
+        error = old.error + _SMOOTHING * (abs(seen / old.value - 1.0) - old.error)
+        return Ratio(value, old.samples + 1, error)
+    side = 1 if deviation > 0 else -1
+    run = old.run + side if old.run * side > 0 else side
+    if abs(run) >= _DRIFT_RUN:
+        return Ratio(seen, 1, has_drifted=True)
+    return Ratio(value, old.samples + 1, old.error, run, before)
 
 
-def predict(law_s: float, own: Ratio | None, others: Ratio | None) -> Prediction:
-    """`own` is of this model and kind of work; `others` of the same kind of work on this node."""
+def predict(
+    law_s: float, own: Ratio | None, others: Ratio | None, profiled_error: float | None = None
+) -> Prediction:
+    """`own` is of this model and kind of work on this device; `others` of the same kind of work,
+    where the law is a prior; `profiled_error`: the law was fitted to readings of this model.
+    """
     if own is not None:
-        return Observed(law_s * own.value, own.samples)
+        return Observed(law_s * own.value, own.samples, own.error)
+    if profiled_error is not None:
+        return Profiled(law_s, profiled_error)
     return Estimated(law_s * (others.value if others is not None else 1.0))

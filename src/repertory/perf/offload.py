@@ -126,7 +126,7 @@ def _not_negative(rows: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDA
             columns = rows[:, chosen]
             values = np.linalg.lstsq(columns, wanted, rcond=None)[0]
             error = float(((columns @ values - wanted) ** 2).sum())
-            if values.min() >= 0.0 and error < least - 1e-12 * len(wanted):
+            if values.min() >= 0.0 and error < least - 1e-16 * len(wanted):
                 least, best = error, np.zeros(count)
                 best[list(chosen)] = values
     return best

@@ -20,7 +20,7 @@ class Keep:
     """Names, sizes and costs of what is kept within `budget_bytes`."""
 
     def __init__(self, budget_bytes: int) -> None:
-        self._budget_bytes = budget_bytes
+        self.budget_bytes = budget_bytes
         self._kept: dict[str, _Kept] = {}
         self._floor = 0.0
         self.total_bytes = 0
@@ -34,12 +34,12 @@ class Keep:
         """
         assert size_bytes > 0, f"{name} has no bytes"
         self.drop(name)
-        if size_bytes > self._budget_bytes:
+        if size_bytes > self.budget_bytes:
             return (name,)
         self._kept[name] = _Kept(size_bytes, cost_s, self._floor + cost_s / size_bytes)
         self.total_bytes += size_bytes
         gone: list[str] = []
-        while self.total_bytes > self._budget_bytes:
+        while self.total_bytes > self.budget_bytes:
             least = min(self._kept, key=lambda one: (self._kept[one].worth, one))
             self._floor = self._kept[least].worth
             self.drop(least)

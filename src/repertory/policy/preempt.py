@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from repertory.policy.objective import MISS_PENALTY_S, Due, at_risk
 
-__all__ = ["Stake", "Stop", "expected_left_s", "grown_weight", "worth_stopping"]
+__all__ = ["Stake", "Stop", "expected_left", "grown_weight", "worth_stopping"]
 
 
 def grown_weight(weight: float, preemptions: int) -> float:
@@ -50,13 +50,15 @@ class Stop:
         return self.saved > self.lost and self.drain_s > self.penalty_s
 
 
-def expected_left_s(usual_s: float, most_s: float, elapsed_s: float) -> float:
-    """How long a generation goes on that has run for `elapsed_s`, if such ones usually take
-    `usual_s` and never more than `most_s`.
+def expected_left(usual: float | None, most: float, made: float) -> float:
+    """What a generation goes on for that has made so much and may never make more than `most`.
 
-    One that has outlived the usual is taken to be in the middle of what is left to it.
+    `usual`: what those that got so far usually came to.  None: none got so far, and it is taken to
+    be in the middle of what is left to it.
     """
-    return max(usual_s - elapsed_s, (most_s - elapsed_s) / 2, 0.0)
+    if usual is None:
+        return max(0.0, (most - made) / 2)
+    return max(0.0, min(usual, most) - made)
 
 
 def worth_stopping(

@@ -7,92 +7,14 @@ cost comes with later events and is joined by action id.
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-from repertory.reports.figures import bytes_text, change_text, seconds_text
+from repertory.reports.figures import bytes_text, seconds_text
+from repertory.reports.story import Entry, Milestone, Move, OptionRow, Story
 
-__all__ = ["Entry", "Milestone", "Move", "OptionRow", "Story", "explain", "near_subjects", "render"]
+__all__ = ["explain", "near_subjects"]
 
 _Record = Mapping[str, Any]  # Any: a decoded log line
-
-
-@dataclass(frozen=True, slots=True)
-class OptionRow:
-    """A thing that could have been done."""
-
-    name: str
-    harm_s: float
-    seconds: float
-    bytes: int
-    note: str
-    is_chosen: bool
-
-
-@dataclass(slots=True)
-class Move:
-    """A transition, and what it really cost once that is known."""
-
-    action_id: int
-    edge: str
-    model: str
-    replica_id: str
-    measured_s: float | None = None
-    measured_bytes: int | None = None
-    """What it was to bring: weights for a load, KV and buffers for an activation."""
-    source: str | None = None
-    failure: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One verdict, its options, its moves."""
-
-    step: int
-    at_s: float
-    rule: str
-    subject: str
-    choice: str
-    why: str
-    options: tuple[OptionRow, ...]
-    predicted_s: float | None
-    predicted_bytes: int | None
-    basis: str
-    cause: str
-    """What it is for, in the words of the metrics; empty in logs of older versions."""
-    moves: tuple[Move, ...]
-
-    @property
-    def measured_s(self) -> float | None:
-        """Of all its moves together; None until the last one is done."""
-        seconds = [move.measured_s for move in self.moves if move.measured_s is not None]
-        return sum(seconds) if self.moves and len(seconds) == len(self.moves) else None
-
-    @property
-    def measured_bytes(self) -> int | None:
-        """Of all its moves together; None where one was not read back."""
-        sizes = [move.measured_bytes for move in self.moves if move.measured_bytes is not None]
-        return sum(sizes) if self.moves and len(sizes) == len(self.moves) else None
-
-
-@dataclass(frozen=True, slots=True)
-class Milestone:
-    """Something that happened to a request."""
-
-    step: int
-    at_s: float
-    text: str
-
-
-@dataclass(slots=True)
-class Story:
-    """Everything that the log has about one subject, in order."""
-
-    subject: str
-    kind: str
-    """request or model"""
-    model: str
-    parts: list[Entry | Milestone] = field(default_factory=list)
 
 
 def explain(records: Iterable[_Record], subject: str) -> Story | None:
@@ -124,7 +46,8 @@ class _Teller:
     """Walks over the log once.
 
     A verdict belongs to a model's story if it names the model anywhere: who must go for a model
-    is in that model's story too.  A request's story holds its model's verdicts while it waits.
+    is in that model's story too.  A request's story holds its model's verdicts while it waits, what
+    it was stopped for, and what stopping cost: itself, or others for its model.
     """
 
     def __init__(self, subject: str) -> None:
@@ -137,6 +60,11 @@ class _Teller:
         """Of the request, until its first token."""
         self._runs_on: str | None = None
         """A node; None while it waits."""
+        self._broke_off_ns: int | None = None
+        """When it was stopped, or lost its worker; None: it goes on, or has made no token."""
+        self._has_begun = False
+        self._stopped: set[str] = set()
+        """Models of which work was stopped while it waited."""
         self.story: Story | None = None
 
     def take(self, record: _Record) -> None:
@@ -150,8 +78,14 @@ class _Teller:
         for move in moves:
             self._moves[move.action_id] = move
             self._models_of[move.replica_id] = move.model
+        is_stopped = any(
+            action["kind"] == "Preempt" and action["request_id"] == self._subject
+            for action in record["actions"]
+        )
         for verdict in record["verdicts"]:
-            self._verdict(record["step"], at_s, verdict)
+            self._verdict(
+                record["step"], at_s, verdict, is_stopped and verdict["rule"] == "preempt"
+            )
         for action in record["actions"]:
             self._action(record["step"], at_s, action)
 
@@ -198,17 +132,35 @@ class _Teller:
         if self.story is None:
             return
         if event.get("request_id") == self._subject:
-            text = _happened(event) + self._lateness(event)
+            text = self._happened(event) + self._lateness(event)
             self.story.parts.append(Milestone(step, at_s, text))
         if event["kind"] == "WorkerLost" and event["node_id"] == self._runs_on:
-            self._is_waiting, self._runs_on = True, None
+            self._break_off(event["at_ns"])
             text = f"its worker died ({event['message']}); it waits, to go on where it stood"
             self.story.parts.append(Milestone(step, at_s, text))
         if event["kind"] == "Preempted" and event["request_id"] == self._subject:
-            self._is_waiting = True
+            self._break_off(event["at_ns"])
         if event["kind"] == "OperatorAsked" and event["model"] == self._subject:
             text = f"the operator asked to {event['wish']}"
             self.story.parts.append(Milestone(step, at_s, text))
+
+    def _break_off(self, at_ns: int) -> None:
+        self._is_waiting, self._runs_on = True, None
+        if self._has_begun and self._broke_off_ns is None:
+            self._broke_off_ns = at_ns
+
+    def _happened(self, event: _Record) -> str:
+        """As `_happened` has it, but for the first token after it broke off."""
+        if event["kind"] != "FirstToken":
+            return _happened(event)
+        self._has_begun = True
+        if self._broke_off_ns is None:
+            return _happened(event)
+        after_s = (event["at_ns"] - self._broke_off_ns) / 1e9
+        self._broke_off_ns = None
+        found = event.get("reused_tokens", 0)
+        way = f"{found} tokens before it were found" if found else "all before it computed again"
+        return f"goes on, {seconds_text(after_s)} after it broke off ({way})"
 
     def _lateness(self, event: _Record) -> str:
         """What became of its deadline, with the first token, or with the end of what has none."""
@@ -230,18 +182,20 @@ class _Teller:
             self.story.parts.append(Milestone(step, at_s, _settled(outcome)))
         elif action.get("request_id") == self._subject:
             self._is_waiting = False
-            self._runs_on = action["node_id"] if action["kind"] == "Dispatch" else None
+            self._runs_on = action["node_id"]
             text = f"{_SENT[action['kind']]} replica {action['replica_id']}"
             self.story.parts.append(Milestone(step, at_s, text))
 
-    def _verdict(self, step: int, at_s: float, verdict: _Record) -> None:
+    def _verdict(self, step: int, at_s: float, verdict: _Record, is_its_stop: bool) -> None:
         moves = tuple(
             self._moves[action_id]
             for action_id in verdict.get("action_ids", ())
             if action_id in self._moves
         )
-        if not self._concerns(verdict, moves):
+        if not (is_its_stop or self._concerns(verdict, moves)):
             return
+        if verdict["rule"] == "preempt":
+            self._stopped.add(verdict["subject"])
         story = self._begin("model", self._subject)
         story.parts.append(
             Entry(
@@ -257,6 +211,7 @@ class _Teller:
                 basis=verdict.get("basis", ""),
                 cause=verdict.get("cause") or "",
                 moves=moves,
+                hindsight_s=verdict.get("measured_s"),
             )
         )
 
@@ -268,6 +223,8 @@ class _Teller:
         named |= {move.model for move in moves}
         if self._subject in named:
             return True
+        if verdict["rule"] == "penalty" and self.story is not None:
+            return self.story.model in named and verdict["subject"] in self._stopped
         return self._is_waiting and self.story is not None and self.story.model in named
 
 
@@ -292,7 +249,7 @@ def _brought_bytes(edge: str, measured: _Record) -> int | None:
 
 
 def _options(verdict: _Record) -> tuple[OptionRow, ...]:
-    """Best first, so that what was done is the first one; a refusal took none of them."""
+    """What was done is the first one; a refusal took none of them."""
     return tuple(
         OptionRow(
             name=row["name"],
@@ -300,7 +257,7 @@ def _options(verdict: _Record) -> tuple[OptionRow, ...]:
             seconds=row["seconds"],
             bytes=row["bytes"],
             note=row.get("note", ""),
-            is_chosen=at == 0 and bool(verdict.get("action_ids")),
+            is_chosen=at == 0 and verdict["rule"] != "admit",
         )
         for at, row in enumerate(verdict.get("options", ()))
     )
@@ -310,7 +267,14 @@ def _happened(event: _Record) -> str:
     match event["kind"]:
         case "FirstToken":
             found = event.get("reused_tokens", 0)
-            return f"first token ({found} tokens before it were found)" if found else "first token"
+            if not found:
+                return "first token"
+            text = f"first token ({found} tokens before it were found"
+            if event.get("restored_bytes"):
+                size, took_s = bytes_text(event["restored_bytes"]), event["restored_ns"] / 1e9
+                source = event["restored_from"]
+                text += f"; {size} copied back from {source} in {seconds_text(took_s)}"
+            return text + ")"
         case "Finished":
             busy_s = (event["prefill_ns"] + event["decode_ns"]) / 1e9
             return (
@@ -334,72 +298,3 @@ def _settled(outcome: _Record) -> str:
     if outcome.get("retry_after_s") is not None:
         text += f" (try again in {seconds_text(outcome['retry_after_s'])})"
     return text
-
-
-def render(story: Story) -> list[str]:
-    """Lines for a terminal."""
-    of_model = f" of model {story.model}" if story.kind == "request" else ""
-    lines = [f"{story.kind} {story.subject}{of_model}"]
-    if not story.parts:
-        lines.append("  nothing was decided about it yet")
-    for part in story.parts:
-        head = f"  {part.at_s:10.3f} s  "
-        if isinstance(part, Milestone):
-            lines.append(head + part.text)
-            continue
-        choice = "" if part.choice == part.subject else f" -> {part.choice}"
-        lines.append(f"{head}{part.rule} {part.subject}{choice}")
-        lines += [f"{'':17}{line}" for line in _details(part)]
-    return lines
-
-
-def _details(entry: Entry) -> list[str]:
-    cause = f" ({entry.cause})" if entry.cause else ""
-    lines = [f"why{cause}: {entry.why}"] if entry.why else []
-    if entry.predicted_s is not None or entry.predicted_bytes is not None:
-        lines.append(_comparison(entry))
-    if entry.options:
-        width = max(len(option.name) for option in entry.options)
-        lines.append(f"  {'option':<{width}} {'harm':>12} {'takes':>12} {'memory':>10}")
-        lines += [_row(option, width) for option in entry.options]
-    lines += [f"#{move.action_id} {move.edge} {move.model}: {_cost(move)}" for move in entry.moves]
-    return lines
-
-
-def _comparison(entry: Entry) -> str:
-    basis = f" ({entry.basis})" if entry.basis else ""
-    text = f"predicted {seconds_text(entry.predicted_s)}"
-    if entry.predicted_bytes is not None:
-        text += f", {bytes_text(entry.predicted_bytes)}"
-    text += basis
-    if any(move.failure is not None for move in entry.moves):
-        return f"{text}; failed"
-    if entry.measured_s is None:
-        return text + "; not measured yet" if entry.moves else text
-    text += f"; measured {seconds_text(entry.measured_s)}"
-    text += _bracketed(change_text(entry.predicted_s, entry.measured_s))
-    if entry.measured_bytes is not None:
-        text += f", {bytes_text(entry.measured_bytes)}"
-        text += _bracketed(change_text(entry.predicted_bytes, entry.measured_bytes))
-    return text
-
-
-def _bracketed(text: str) -> str:
-    return f" ({text})" if text else ""
-
-
-def _row(option: OptionRow, width: int) -> str:
-    mark = "*" if option.is_chosen else " "
-    times = f"{seconds_text(option.harm_s):>12} {seconds_text(option.seconds):>12}"
-    row = f"{mark} {option.name:<{width}} {times} {bytes_text(option.bytes):>10}"
-    return f"{row}  {option.note}".rstrip()
-
-
-def _cost(move: Move) -> str:
-    if move.failure is not None:
-        return f"failed: {move.failure}"
-    if move.measured_s is None:
-        return "under way, or its worker was lost"
-    source = f" from {move.source}" if move.source else ""
-    size = "" if move.measured_bytes is None else f", {bytes_text(move.measured_bytes)}"
-    return f"took {seconds_text(move.measured_s)}{source}{size}"

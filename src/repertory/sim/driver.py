@@ -172,7 +172,7 @@ class Simulation:
             self._made[name] = self._made.get(name, 0) + node.produced(name)
             share_ns = node.share_ns(name)
             node.cancel(self.now_ns, name)
-            self._push(Preempted(self.now_ns, name, share_ns))
+            self._push(Preempted(self.now_ns, name, self._made[name], share_ns))
 
     def _bury(self, lost: NodeModel) -> None:
         """What its generations have made by now is not made again."""

@@ -51,6 +51,8 @@ class Heard:
     error: str | None = None
     compute_ns: int = 0
     is_preempted: bool = False
+    restored: list[tuple[int, int, Rung | None, int]] = field(default_factory=list)
+    """Per step with tokens: bytes, ns and source of what was copied back, and tokens reused."""
 
 
 @dataclass(slots=True)
@@ -83,6 +85,9 @@ class Bench:
             heard.compute_ns += step.prefill_ns + step.decode_ns
             heard.error = step.error
             heard.is_preempted = heard.is_preempted or step.is_preempted
+            if step.tokens:
+                copied = (step.restored_bytes, step.restored_ns, step.restored_from)
+                heard.restored.append((*copied, step.reused_tokens))
             if step.finish is not None or step.error is not None:
                 heard.ends += 1
         self.news.set()

@@ -34,6 +34,7 @@ from repertory.testing.bench import (
     refused,
     require,
 )
+from repertory.testing.saving import check_saved
 from repertory.testing.wishes import (
     check_bias,
     check_embedding,
@@ -70,6 +71,7 @@ async def check_engine(
         _check_hold_in_company,
         _check_resume,
         _check_preempt,
+        check_saved,
         _check_resize,
         _check_sharing,
         _check_layers,

@@ -1,9 +1,9 @@
 """A context of the library: the KV memory of one model's slots, and the steps computed in it."""
 
 import ctypes
-import mmap
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from repertory.domain.errors import OutOfMemory
 from repertory.domain.specs import KvShape
 from repertory.engines.llamacpp import CHUNK_TOKENS
+from repertory.engines.llamacpp.cells.buffers import State, new_buffer
 from repertory.engines.llamacpp.library import (
     Model,
     api,
@@ -28,13 +29,13 @@ __all__ = [
     "DecodeFailed",
     "Logits",
     "SavedSequence",
+    "empty_sequence",
     "warm_up_decode",
     "warm_up_embed",
     "warm_up_prefill",
 ]
 
 Logits = NDArray[np.float32]
-State = NDArray[np.uint8]
 
 WARM_UP_TOKENS = 2
 """A 1.1B q4_0 takes 50 ms for two tokens and 120 for eight: a gap in every stream beside it."""
@@ -43,6 +44,12 @@ _MOST_CHUNK_WORK = 50e9
 """Tokens times bytes of weights: half a second on two cores."""
 _MARK_BYTES = 8
 """What a saved sequence begins with: the library's mark, and the slot it comes from."""
+_HEAD_BYTES = _MARK_BYTES + 4
+"""And the number of slots."""
+_EMPTY_BYTES = 4
+"""What is said of a slot that holds nothing."""
+_MOST_SLOTS = 1024
+"""Of a context; the library has 256."""
 
 
 class DecodeFailed(RuntimeError):
@@ -60,30 +67,43 @@ class ContextOptions:
 
 @dataclass(frozen=True, slots=True)
 class SavedSequence:
-    """One slot's KV outside of its context."""
+    """One slot's KV outside of its context.
 
-    state: State
-    """The library's own bytes."""
+    The library writes its mark and the slot, the number of slots, then for each slot a count of
+    cells and their bytes; all slots but one are empty.  Where that is the first one, only the
+    number of slots and the zeros at the end have to be right for another context, and nothing is
+    copied.
+    """
+
+    room: State
+    """The library's bytes, and zeros for the most slots that there may be."""
+    size_bytes: int
+    """Of its bytes, with the empty slots of the context that it comes from."""
     sequences: int
-    """Slots of the context that it comes from."""
-    slot: int
+    """Slots of that context."""
+    reading: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
+    """Two lanes may want it for contexts of different sizes."""
 
     @property
     def bytes(self) -> int:
-        return self.state.size
+        return self.size_bytes
+
+    @property
+    def content(self) -> State:
+        """All but the empty slots after it: what a file has to hold."""
+        return self.room[: self.size_bytes - _EMPTY_BYTES * (self.sequences - 1)]
 
     def among(self, sequences: int) -> State:
-        """The state as a context of so many slots wants it.
+        """The state as a context of so many slots wants it.  By whoever is `reading`."""
+        content_bytes = self.content.size
+        self.room[_MARK_BYTES:_HEAD_BYTES] = np.array([sequences], np.uint32).view(np.uint8)
+        return self.room[: content_bytes + _EMPTY_BYTES * (sequences - 1)]
 
-        The library writes its mark and the slot, the number of slots, then for each slot a count
-        of cells and their bytes; all slots but one are empty, and the reader insists on its own
-        number of slots.
-        """
-        before, after = self.slot, self.sequences - 1 - self.slot
-        mark = self.state[:_MARK_BYTES]
-        content = self.state[_MARK_BYTES + 4 * (1 + before) : self.state.size - 4 * after]
-        count = np.array([sequences], np.uint32).view(np.uint8)
-        return np.concatenate((mark, count, content, np.zeros(4 * (sequences - 1), np.uint8)))
+
+def empty_sequence(content_bytes: int) -> SavedSequence:
+    """For a `content` of so many bytes, to be read into it."""
+    room = new_buffer(content_bytes + _EMPTY_BYTES * _MOST_SLOTS)
+    return SavedSequence(room, content_bytes, 1)
 
 
 class Context:
@@ -199,22 +219,24 @@ class Context:
 
     def save(self, slot: int) -> SavedSequence:
         """A slot's KV, bit for bit."""
-        size = self.saved_bytes(slot)
-        # Mapped, so that it goes back to the kernel: from the heap, some of it would stay.
-        state = np.frombuffer(mmap.mmap(-1, size), np.uint8)
-        written = api.llama_state_seq_get_data(self._handle, _bytes(state), size, slot)
+        size, sequences = self.saved_bytes(slot), self.shape.sequences
+        room = new_buffer(size + _EMPTY_BYTES * _MOST_SLOTS)
+        written = api.llama_state_seq_get_data(self._handle, _bytes(room), size, slot)
         if written != size:
             raise DecodeFailed(f"saved {written} of {size} bytes of a sequence")
-        return SavedSequence(state, self.shape.sequences, slot)
+        if self._has_plain_kv:  # the empty slots before it go after it
+            head = room[:_HEAD_BYTES].copy()
+            room = room[_EMPTY_BYTES * slot :]
+            room[:_HEAD_BYTES] = head
+        return SavedSequence(room, size, sequences)
 
     def restore(self, slot: int, saved: SavedSequence) -> None:
         """Put a saved slot here; slot and context may be others than it was saved from."""
-        state = saved.state
-        if saved.sequences != self.shape.sequences:
-            if not self._has_plain_kv:
-                raise DecodeFailed("this architecture's state is bound to its number of slots")
+        if saved.sequences != self.shape.sequences and not self._has_plain_kv:
+            raise DecodeFailed("this architecture's state is bound to its number of slots")
+        with saved.reading:
             state = saved.among(self.shape.sequences)
-        read = api.llama_state_seq_set_data(self._handle, _bytes(state), state.size, slot)
+            read = api.llama_state_seq_set_data(self._handle, _bytes(state), state.size, slot)
         if read != state.size:
             self.forget(slot)
             raise DecodeFailed(f"restored {read} of {state.size} bytes of a sequence")
@@ -326,14 +348,14 @@ class _Batch:
         self._wants_logits = np.zeros(capacity, np.int8)
         self.struct = api.llama_batch()
         types = dict(api.llama_batch._fields_)
-        for field, array in (
+        for name, array in (
             ("token", self._token),
             ("pos", self._position),
             ("n_seq_id", self._slots_per_token),
             ("seq_id", self._slot_pointer),
             ("logits", self._wants_logits),
         ):
-            setattr(self.struct, field, ctypes.cast(array.ctypes.data, types[field]))
+            setattr(self.struct, name, ctypes.cast(array.ctypes.data, types[name]))
         self.struct.embd = None
 
     def fill_chunk(

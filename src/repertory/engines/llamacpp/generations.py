@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from repertory.domain.ladder import Rung
 from repertory.domain.requests import FinishReason
 from repertory.engines.contract import GenerationSpec, LogitsTrace, TokenLogprob, TokenStep
 from repertory.engines.grammar.automaton import Automaton
@@ -32,6 +33,10 @@ class Generation:
     """How many of them have their cells; one less than all, but while it is replayed."""
     reused: int = 0
     """How many cells an earlier generation left for it."""
+    restored_bytes: int = 0
+    """Of those, what was copied back."""
+    restored_ns: int = 0
+    restored_from: Rung | None = None
     is_held: bool = False
     """It takes part in no step."""
     prefill_ns: int = 0
@@ -43,6 +48,16 @@ class Generation:
         """Among others' steps."""
         has_token = self.output_tokens > 0
         return step_weight(self.spec.weight, None if has_token else self.spec.deadline_ns, at_ns)
+
+    def start_over(self, *, is_exact: bool) -> None:
+        """Its cells are lost.  In mode `exact` they are computed again as they came to be; else in
+        chunks, which takes a tenth of the time.
+        """
+        self.computed = 0
+        if self.pool is not None:
+            self.pool = Pool(self.pool.pooling)
+        if not is_exact:
+            self.prefill_tokens = len(self.tokens)
 
     @property
     def is_prefilling(self) -> bool:
@@ -75,6 +90,7 @@ class Drawn:
         """What the server hears of it."""
         one = self.generation
         is_over = self.finish is not None or self.error is not None
+        is_first = one.output_tokens == len(one.spec.emitted) + 1
         return TokenStep(
             generation_id=one.spec.id,
             tokens=() if self.token is None else (self.token,),
@@ -84,8 +100,11 @@ class Drawn:
             prefill_ns=one.prefill_ns if is_over else 0,
             decode_ns=one.decode_ns if is_over else 0,
             share_ns=one.share_ns if is_over else 0,
-            reused_tokens=one.reused if one.output_tokens == len(one.spec.emitted) + 1 else 0,
+            reused_tokens=one.reused if is_first else 0,
             traces=self.traces,
             logprobs=self.logprobs,
             embedding=self.embedding,
+            restored_bytes=one.restored_bytes if is_first else 0,
+            restored_ns=one.restored_ns if is_first else 0,
+            restored_from=one.restored_from if is_first else None,
         )

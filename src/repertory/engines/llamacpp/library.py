@@ -279,15 +279,15 @@ class Model:
     @property
     def pooling(self) -> int:
         """How the file says that a text's embedding is made, as the library counts; 0: no word."""
-        value = self._fact(f"{self._architecture}.pooling_type")
+        value = self._fact(f"{self.architecture}.pooling_type")
         return int(value) if value.isdecimal() else 0
 
     @property
     def is_causal(self) -> bool:
         """Whether a token looks only at those before it."""
-        if self._architecture in ENCODERS:
+        if self.architecture in ENCODERS:
             return False
-        return self._fact(f"{self._architecture}.attention.causal") != "false"
+        return self._fact(f"{self.architecture}.attention.causal") != "false"
 
     @property
     def only_embeds(self) -> bool:
@@ -300,7 +300,7 @@ class Model:
         return self.pooling in (1, 2) or not self.is_causal
 
     @property
-    def _architecture(self) -> str:
+    def architecture(self) -> str:
         return self._fact("general.architecture")
 
     def _fact(self, key: str) -> str:

@@ -34,6 +34,9 @@ from repertory.domain.ladder import IllegalTransition, Rung, destination
 from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, Placement, WeightsForm
 from repertory.engines.contract import GenerationSpec
 from repertory.engines.grammar.automaton import Grammar
+from repertory.engines.llamacpp.cells.computed import Weights, computed_of
+from repertory.engines.llamacpp.cells.saved import SavedKv
+from repertory.engines.llamacpp.cells.slots import Copied
 from repertory.engines.llamacpp.context import (
     WARM_UP_TOKENS,
     Context,
@@ -42,8 +45,8 @@ from repertory.engines.llamacpp.context import (
     warm_up_embed,
     warm_up_prefill,
 )
+from repertory.engines.llamacpp.futures import then
 from repertory.engines.llamacpp.library import Accelerator
-from repertory.engines.llamacpp.saved import SavedKv
 from repertory.engines.llamacpp.serving import Serving
 from repertory.engines.llamacpp.steps import StepLoop
 from repertory.engines.llamacpp.turns import Turns
@@ -152,6 +155,21 @@ class Mover:
         loop = replica.device.loop
         return loop.call(lambda: loop.get(replica_id).submit(spec, grammar), replica_id)
 
+    def fetch(self, replica_id: str, spec: GenerationSpec) -> Future[None] | None:
+        """Bring what the disk has of its cells into memory, before it takes a slot; None: nothing
+        is there.
+        """
+        replica = self._replicas.get(replica_id)
+        if replica is None or replica.device is None or replica.held is None:
+            return None
+        device, weights = replica.device, _weights(replica.device, replica.held)
+        wanted = computed_of(spec, is_exact=weights.is_exact)
+        if spec.wants_embedding or not self._saved.may_fetch(weights, wanted):
+            return None
+        loop = device.loop
+        asked = loop.call(lambda: loop.get(replica_id).reusable(spec), replica_id)
+        return then(asked, lambda: self._saved.fetch(weights, wanted, asked.result()))
+
     def location_of(self, replica_id: str) -> str:
         """The file that a replica was loaded from."""
         replica = self._replicas.get(replica_id)
@@ -249,6 +267,7 @@ class Mover:
     def _apply(self, action: Transition, replica: _Replica) -> Measured:
         started_ns = self._spent_ns()
         source: Rung | None = None
+        saved = Copied()
         match action:
             case Stage():
                 with self._working():
@@ -264,9 +283,9 @@ class Mover:
             case Activate():
                 self._activate(replica, action.kv)
             case Resize():
-                self._resize(replica, action.kv)
+                saved = self._resize(replica, action.kv)
             case Deactivate():
-                self._deactivate(replica)
+                saved = self._deactivate(replica)
             case Unload():
                 self._unload(replica)
             case Drop():
@@ -280,6 +299,8 @@ class Mover:
             kv_bytes=replica.kv_bytes,
             buffers_bytes=replica.buffers_bytes,
             source=source,
+            kv_saved_bytes=saved.bytes,
+            kv_saved_ns=saved.took_ns,
         )
 
     def _spent_ns(self) -> int:
@@ -332,7 +353,7 @@ class Mover:
         before = taken_bytes(device.accelerator)
         with self._working():
             context = Context(held.model, shape, device.options)
-        serving = Serving(replica.id, held.model, context, self._saved, held.key)
+        serving = Serving(replica.id, held.model, context, self._saved, _weights(device, held))
         with _freed_on_failure(context):
             per_token = self._token_bytes(device, held, context)
             device.loop.open(serving)
@@ -345,30 +366,33 @@ class Mover:
         known = self._seen.get((held.key, device.spec.id))
         return _warm_up(device.loop, context) if known is None else known.token_bytes
 
-    def _resize(self, replica: _Replica, shape: KvShape) -> None:
+    def _resize(self, replica: _Replica, shape: KvShape) -> Copied:
         device, held = _standing(replica)
         loop = device.loop
+        left = loop.get(replica.id).context
         before = taken_bytes(device.accelerator) - replica.kv_bytes - replica.buffers_bytes
         loop.call(lambda: loop.get(replica.id).check_fits(shape), replica.id).result()
         with self._working():
             context = Context(held.model, shape, device.options)
         with _freed_on_failure(context):
             per_token = self._token_bytes(device, held, context)
-            left = loop.call(lambda: loop.get(replica.id).move_to(context), replica.id).result()
+            saved = loop.call(lambda: loop.get(replica.id).move_to(context), replica.id).result()
         with self._working():
             left.free()
             trim()
         self._read_back(replica, context, per_token, before)
+        return saved
 
-    def _deactivate(self, replica: _Replica) -> None:
+    def _deactivate(self, replica: _Replica) -> Copied:
         device, _ = _standing(replica)
         loop = device.loop
         serving = loop.call(lambda: loop.shut(replica.id), replica.id).result()
         with self._working():
-            serving.save_all()
+            saved = serving.save_all()
             serving.context.free()
             trim()
         replica.kv_bytes = replica.buffers_bytes = 0
+        return saved
 
     def _read_back(
         self, replica: _Replica, context: Context, per_token_bytes: int, before_bytes: int
@@ -393,6 +417,12 @@ def _check_layers(spec: ModelSpec, placement: Placement, device: Device) -> None
         raise EngineError(f"{device.spec.id} is a set of cores: it holds whole models")
     if not 0 < placement.layers <= spec.layers:
         raise EngineError(f"{spec.name} has {spec.layers} layers, not {placement.layers}")
+
+
+def _weights(device: Device, held: Shelved) -> Weights:
+    digest, form, place, layers = held.key
+    architecture, is_exact = held.model.architecture, device.options.is_exact
+    return Weights(digest, architecture, form.value, place, layers, is_exact)
 
 
 def _standing(replica: _Replica) -> tuple[Device, Shelved]:

@@ -8,7 +8,6 @@ mode `exact` a generation's logits do not depend on its company.
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
 
 from repertory.domain.errors import BadRequest, EngineError
 from repertory.domain.requests import FinishReason
@@ -20,13 +19,13 @@ from repertory.engines.contract import (
     TokenStep,
 )
 from repertory.engines.grammar.automaton import Automaton, Grammar
-from repertory.engines.llamacpp import CHUNK_TOKENS
+from repertory.engines.llamacpp.cells.computed import Weights, computed_of
+from repertory.engines.llamacpp.cells.saved import SavedKv
+from repertory.engines.llamacpp.cells.slots import Copied, Slots
 from repertory.engines.llamacpp.context import Context, DecodeFailed, Logits
 from repertory.engines.llamacpp.generations import Drawn, Generation
 from repertory.engines.llamacpp.library import Model
-from repertory.engines.llamacpp.prefixes import NOTHING, Found, Prefixes
 from repertory.engines.llamacpp.sampling import NotANumber, TokenSampler, likeliest, trace
-from repertory.engines.llamacpp.saved import Computed, SavedKv
 from repertory.engines.pooling import Pool, pooling_of
 from repertory.engines.text import TextAssembler
 from repertory.policy.share import QUANTUM_NS, StepKind, next_step, worth_ns
@@ -36,8 +35,6 @@ __all__ = ["Serving"]
 _log = logging.getLogger(__name__)
 _IDLE_AUTOMATA = 4
 """Of a replica; one holds a few MiB at most."""
-_MOST_COPY_BYTES = 128 << 20
-"""A copy goes through main memory that nobody has accounted for."""
 _SMOOTHING = 0.2
 """Weight of the newest step in the expected step time: follows a growing KV within a few steps."""
 
@@ -51,7 +48,7 @@ class Serving:
         model: Model,
         context: Context,
         saved: SavedKv | None = None,
-        weights: object = None,
+        weights: Weights | None = None,
     ) -> None:
         """`saved` takes what loses its slot; `weights` names the file and form for it."""
         self.name = name
@@ -59,14 +56,9 @@ class Serving:
         """Device time, counted as `policy.share` wants it."""
         self.total_ns = 0
         """Device time since activation."""
-        self.context = context
         self._model = model
-        self._saved = SavedKv(0) if saved is None else saved
-        self._weights = weights
-        self._token_s = 0.0
-        """What computing a token of a prompt takes."""
-        self._slots: list[Generation | None] = [None] * context.shape.sequences
-        self._prefixes = Prefixes(context.shape.sequences, context.is_exact)
+        kept = SavedKv(0) if saved is None else saved
+        self._slots = Slots(name, model, context, kept, weights or Weights(name))
         self._waiting: deque[Generation] = deque()
         self._automata: deque[Automaton] = deque(maxlen=_IDLE_AUTOMATA)
         """Of grammars used last: they have met most of the states that their texts go through."""
@@ -78,15 +70,19 @@ class Serving:
         self._expected_ns = dict.fromkeys(StepKind, 0.0)
 
     @property
+    def context(self) -> Context:
+        return self._slots.context
+
+    @property
     def is_idle(self) -> bool:
-        return not self._waiting and all(one is None for one in self._slots)
+        return not self._waiting and not self._slots.taken
 
     @property
     def has_work(self) -> bool:
         """There is something to do in a step: what is held is nothing to do."""
-        if any(one is not None and not one.is_held for one in self._slots):
+        if any(self._slots.stepping):
             return True
-        return bool(self._waiting) and None in self._slots
+        return bool(self._waiting) and self._slots.has_room
 
     @property
     def expected_ns(self) -> int:
@@ -132,17 +128,12 @@ class Serving:
         self._waiting.append(one)
 
     def _catch_up(self, one: Generation) -> None:
-        """Stand where it stood after its last token; its cells are computed again.
-
-        In mode `exact` as they came to be: the prompt in the same chunks, each later token by
-        itself.  Else all in chunks, which takes a tenth of the time.
-        """
+        """Stand where it stood after its last token; its cells are computed again."""
         for token in one.spec.emitted:
             one.sampler.accept(token)
             one.assembler.feed(self._piece(token, one.spec.shows_specials))
-        one.tokens += one.spec.emitted
-        if not self.context.is_exact:
-            one.prefill_tokens = len(one.tokens)
+        wanted = computed_of(one.spec, is_exact=self.context.is_exact)
+        one.tokens, one.prefill_tokens = list(wanted.tokens), wanted.prefill_tokens
 
     def _pool(self) -> Pool:
         pooling = pooling_of(self._model.pooling)
@@ -166,8 +157,8 @@ class Serving:
                 self._waiting.remove(one)
                 self._put_aside(one)
                 return True
-        for slot, running in enumerate(self._slots):
-            if running is not None and running.spec.id == generation_id:
+        for slot, running in self._slots.taken:
+            if running.spec.id == generation_id:
                 self._retire(slot)
                 return True
         return False
@@ -201,8 +192,7 @@ class Serving:
         elapsed_ns = time.monotonic_ns() - started_ns
         took_ns = elapsed_ns // sharing
         self._account(kind, took_ns, elapsed_ns, weight)
-        if kind is StepKind.PREFILL and self._prompt_tokens_since > before:
-            self._token_s = elapsed_ns / 1e9 / (self._prompt_tokens_since - before)
+        self._note(kind, drawn[0], self._prompt_tokens_since - before, elapsed_ns)
         for one in drawn:
             one.generation.share_ns += took_ns // len(drawn)
             if kind is StepKind.PREFILL:
@@ -213,158 +203,34 @@ class Serving:
 
     def check_fits(self, shape: KvShape) -> None:
         """Raise unless everything that runs or waits here fits into `shape`."""
-        running = [one for one in self._slots if one is not None]
-        longest = max(
-            (one.spec.max_tokens + len(one.spec.prompt) for one in self._all()), default=0
-        )
-        if len(running) > shape.sequences or longest > shape.cells:
-            raise EngineError(
-                f"{len(running)} running generations of up to {longest} cells do not fit into "
-                f"{shape.sequences} x {shape.cells}"
-            )
+        self._slots.check_fits(shape, self._waiting)
 
-    def move_to(self, context: Context) -> Context:
-        """Go on in another context, bit for bit; returns the one left behind.
-
-        What cannot be copied is replayed, as a generation that comes from elsewhere.
-        """
+    def move_to(self, context: Context) -> Copied:
+        """Go on in another context, bit for bit; what was saved of what finds no slot there."""
         self.check_fits(context.shape)
-        running = [(slot, one) for slot, one in enumerate(self._slots) if one is not None]
-        for target, (slot, one) in enumerate(running):
-            if one.computed and not _copied(self.context, slot, context, target):
-                one.computed = 0
-                one.pool = None if one.pool is None else self._pool()
-                if not context.is_exact:
-                    one.prefill_tokens = len(one.tokens)
-        free = context.shape.sequences - len(running)
-        self._prefixes.move(
-            context.shape,
-            len(running),
-            lambda slot, target: _copied(self.context, slot, context, target),
-        )
-        left, self.context = self.context, context
-        generations: list[Generation | None] = [one for _, one in running]
-        self._slots = generations + [None] * free
-        return left
+        return self._slots.move_to(context)
+
+    def save_all(self) -> Copied:
+        """Before its context goes: what may be wanted again."""
+        return self._slots.save_all()
+
+    def reusable(self, spec: GenerationSpec) -> int:
+        """How many of its tokens the slots have now."""
+        return self._slots.reusable(computed_of(spec, is_exact=self.context.is_exact))
 
     def _all(self) -> list[Generation]:
-        return [one for one in self._slots if one is not None] + list(self._waiting)
+        return [one for _, one in self._slots.taken] + list(self._waiting)
 
     def _admit(self) -> None:
-        while self._waiting and None in self._slots:
+        while self._waiting and self._slots.has_room:
             one = max(self._waiting, key=lambda one: one.spec.weight)  # of equal ones the first
             self._waiting.remove(one)
-            self._settle(one)
-        self._close_gap()
-
-    def _settle(self, one: Generation) -> None:
-        """Give it a free slot.  An embedding reuses nothing: the same text has the same bits."""
-        free = [slot for slot, occupant in enumerate(self._slots) if occupant is None]
-        wanted = NOTHING
-        if one.pool is None:
-            wanted = Computed(tuple(one.tokens), one.prefill_tokens)
-        found = self._prefixes.take(free, wanted)
-        if len(found.left.tokens) >= found.tokens + CHUNK_TOKENS:
-            self._save(found.slot, found.left)
-        self.context.forget(found.slot, found.tokens)
-        tokens = self._borrowed(found, wanted)
-        one.computed = one.reused = self._restored(found.slot, wanted, tokens)
-        self._slots[found.slot] = one
-
-    def save_all(self) -> None:
-        """Before its context goes: what may be wanted again, those left longest ago first."""
-        for slot, computed in self._prefixes.kept:
-            self._save(slot, computed)
-
-    def _save(self, slot: int, computed: Computed) -> None:
-        """Copy a free slot's cells out, if that is worth anything."""
-        tokens = len(computed.tokens)
-        if tokens < CHUNK_TOKENS or not self._model.has_plain_kv:
-            return
-        if not self._saved.wants(self._weights, self.context.saved_bytes(slot)):
-            return
-        try:
-            sequence = self.context.save(slot)
-        except DecodeFailed as error:
-            _log.info("a sequence is not saved: %s", error)
-            return
-        self._saved.put(self._weights, computed, sequence, tokens * self._token_s)
-
-    def _restored(self, slot: int, wanted: Computed, tokens: int) -> int:
-        """Copy saved cells into the slot, if they are a chunk more than it has; how much of what is
-        wanted is there then.
-        """
-        found = self._saved.find(
-            self._weights, wanted, tokens + CHUNK_TOKENS, is_exact=self.context.is_exact
-        )
-        if found is None:
-            return tokens
-        saved, usable = found
-        self.context.forget(slot)
-        try:
-            self.context.restore(slot, saved.sequence)
-            self.context.forget(slot, usable)
-            if self.context.tokens_in(slot) == usable:
-                return usable
-            why = f"{self.context.tokens_in(slot)} tokens instead of {usable}"
-        except DecodeFailed as error:
-            why = str(error)
-        _log.warning("saved cells of %s did not come back: %s", self.name, why)
-        self._saved.distrust(saved)
-        self.context.forget(slot)
-        return 0
-
-    def _borrowed(self, found: Found, wanted: Computed) -> int:
-        """Copy what a running generation shares with it (a system prompt, mostly), if that is a
-        chunk more than the slot has; how much of what is wanted is in the slot then.
-
-        Measured, 50M q8_0: a copy of 1,000 tokens (8 MiB) takes 2 ms, computing them hundreds.
-        """
-        shared = {
-            slot: self._prefixes.shared(_computed(one), wanted)
-            for slot, one in enumerate(self._slots)
-            if one is not None
-        }
-        slot = max(shared, key=lambda slot: (shared[slot], -slot), default=None)
-        if slot is None or shared[slot] < found.tokens + CHUNK_TOKENS:
-            return found.tokens
-        if not self._model.has_plain_kv or self.context.saved_bytes(slot) > _MOST_COPY_BYTES:
-            return found.tokens
-        self.context.forget(found.slot)
-        if not _copied(self.context, slot, self.context, found.slot):
-            return 0
-        self.context.forget(found.slot, shared[slot])
-        return shared[slot]
-
-    def _close_gap(self) -> None:
-        """Keep decoding slots adjacent: the library splits a batch at each gap.
-
-        Measured: four sequences of a 300M take 26 ms in slots 0-3, 37 in slots 0, 2, 4, 6; moving
-        512 tokens takes 2.
-        """
-        decoding = self._decoding()
-        if not decoding or decoding[-1] - decoding[0] + 1 == len(decoding):
-            return
-        free = next((slot for slot, one in enumerate(self._slots) if one is None), None)
-        if free is None or free > decoding[-1]:
-            return
-        self._save(free, self._prefixes.at(free))
-        self._free(free)
-        if not _copied(self.context, decoding[-1], self.context, free):
-            return
-        self._slots[free] = self._slots[decoding[-1]]
-        self._free(decoding[-1])
+            self._slots.settle(one)
+        self._slots.close_gap(self._decoding())
 
     def _retire(self, slot: int) -> None:
-        """Free a slot, but keep what it, or another prompt, may go on from."""
-        one = self._occupant(slot)
-        self._put_aside(one)
-        is_kept = bool(one.computed) and one.pool is None and self._model.has_plain_kv
-        if is_kept and self.context.forget(slot, one.computed):
-            self._slots[slot] = None
-            self._prefixes.keep(slot, _computed(one))
-        else:
-            self._free(slot)
+        self._put_aside(self._slots.at(slot))
+        self._slots.leave(slot)
 
     def _put_aside(self, one: Generation) -> None:
         """Its automaton may serve another generation."""
@@ -372,24 +238,13 @@ class Serving:
             self._automata.append(one.automaton)
             one.automaton = None
 
-    def _free(self, slot: int) -> None:
-        self._slots[slot] = None
-        self._prefixes.drop(slot)
-        self.context.forget(slot)
-
     def _decoding(self) -> list[int]:
-        return [slot for slot, one in self._stepping() if not one.is_prefilling]
+        return [slot for slot, one in self._slots.stepping if not one.is_prefilling]
 
     def _prefilling(self) -> int | None:
         """The slot whose prompt is next: the heaviest, of equal ones the first."""
-        prefilling = [pair for pair in self._stepping() if pair[1].is_prefilling]
+        prefilling = [pair for pair in self._slots.stepping if pair[1].is_prefilling]
         return max(prefilling, key=lambda pair: pair[1].spec.weight, default=(None, None))[0]
-
-    def _stepping(self) -> Iterator[tuple[int, Generation]]:
-        """Generations that take part in steps, by slot."""
-        for slot, one in enumerate(self._slots):
-            if one is not None and not one.is_held:
-                yield slot, one
 
     @property
     def next(self) -> StepKind | None:
@@ -397,18 +252,18 @@ class Serving:
         slot, chunk_tokens = self._prefilling(), self.context.chunk_tokens
         weight = 0.0
         if slot is not None:
-            one = self._occupant(slot)
+            one = self._slots.at(slot)
             tokens = min(chunk_tokens, one.prefill_tokens - one.computed)
             weight = one.spec.weight
         else:
-            tokens = chunk_tokens if self._waiting and None in self._slots else 0
-        decoding = [one.spec.weight for _, one in self._stepping() if not one.is_prefilling]
+            tokens = chunk_tokens if self._waiting and self._slots.has_room else 0
+        decoding = [one.spec.weight for _, one in self._slots.stepping if not one.is_prefilling]
         ratio = weight / max(decoding) if decoding else 1.0
         return next_step(tokens, bool(decoding), self._prompt_tokens_since, chunk_tokens, ratio)
 
     def _weight(self, at_ns: int) -> float:
         """Of the heaviest that it works on."""
-        return max((one.weight(at_ns) for _, one in self._stepping()), default=1.0)
+        return max((one.weight(at_ns) for _, one in self._slots.stepping), default=1.0)
 
     def _account(self, kind: StepKind, took_ns: int, elapsed_ns: int, weight: float) -> None:
         self.last = kind
@@ -418,10 +273,20 @@ class Serving:
         newer = known + _SMOOTHING * (elapsed_ns - known) if known else elapsed_ns
         self._expected_ns[kind] = newer
 
+    def _note(self, kind: StepKind, drawn: Drawn, tokens: int, took_ns: int) -> None:
+        """What computing cells takes is what copying them is weighed against."""
+        one = drawn.generation
+        if drawn.error is not None:
+            return
+        if kind is StepKind.DECODE:
+            self._slots.note_step(one.computed, took_ns)
+        elif tokens and one.pool is None:
+            self._slots.note_chunk(one.computed - tokens, tokens, took_ns)
+
     def _prefill(self) -> list[Drawn]:
         slot = self._prefilling()
         assert slot is not None
-        one = self._occupant(slot)
+        one = self._slots.at(slot)
         if one.pool is not None:
             return [self._embed(slot, one, one.pool)]
         end = min(one.computed + self.context.chunk_tokens, one.prefill_tokens)
@@ -470,7 +335,7 @@ class Serving:
     def _decode(self) -> list[Drawn]:
         self._prompt_tokens_since = 0
         slots = self._decoding()
-        running = [self._occupant(slot) for slot in slots]
+        running = [self._slots.at(slot) for slot in slots]
         try:
             rows = self.context.decode(
                 slots,
@@ -488,7 +353,7 @@ class Serving:
 
     def _advance(self, slot: int, row: Logits) -> Drawn:
         """Draw the next token, and end the generation if that was its last."""
-        one = self._occupant(slot)
+        one = self._slots.at(slot)
         try:
             token = one.sampler.next(row, len(one.tokens))
             if token is not None:
@@ -536,16 +401,11 @@ class Serving:
         return (TokenLogprob(drawn, tuple(top)),)
 
     def _lose(self, slots: list[int], message: str) -> list[Drawn]:
-        lost = [Drawn(self._occupant(slot), error=message) for slot in slots]
+        lost = [Drawn(self._slots.at(slot), error=message) for slot in slots]
         for one, slot in zip(lost, slots, strict=True):
             self._put_aside(one.generation)
-            self._free(slot)
+            self._slots.free(slot)
         return lost
-
-    def _occupant(self, slot: int) -> Generation:
-        one = self._slots[slot]
-        assert one is not None, f"slot {slot} of {self.name} is empty"
-        return one
 
     def _piece(self, token: int, shows_specials: bool) -> bytes:
         known = self._pieces.get((token, shows_specials))
@@ -553,17 +413,3 @@ class Serving:
             known = self._model.piece(token, shows_specials=shows_specials)
             self._pieces[token, shows_specials] = known
         return known
-
-
-def _computed(one: Generation) -> Computed:
-    """What of a generation has its cells."""
-    return Computed(tuple(one.tokens[: one.computed]), one.prefill_tokens)
-
-
-def _copied(origin: Context, slot: int, target: Context, target_slot: int) -> bool:
-    try:
-        target.restore(target_slot, origin.save(slot))
-    except DecodeFailed as error:
-        _log.info("a sequence is replayed: %s", error)
-        return False
-    return True

@@ -18,6 +18,7 @@ import numpy as np
 from repertory.domain.errors import LoadFailed
 from repertory.domain.ladder import Rung
 from repertory.domain.specs import ModelSpec, Placement, WeightsForm
+from repertory.engines.llamacpp.cells.buffers import buffered_bytes
 from repertory.engines.llamacpp.library import Accelerator, Model, free_bytes
 
 __all__ = [
@@ -332,10 +333,13 @@ def trim() -> None:
 
 
 def taken_bytes(accelerator: Accelerator | None) -> int:
-    """What is in use where replicas live: anonymous memory of this process, or the device's."""
+    """What is in use where replicas live: anonymous memory of this process, or the device's.
+
+    Saved cells are no part of it: they come and go while a move is measured.
+    """
     if accelerator is not None:
         return accelerator.memory_bytes - free_bytes(accelerator)
-    return _kernel_fields("/proc/self/status", ("RssAnon",))["RssAnon"]
+    return _kernel_fields("/proc/self/status", ("RssAnon",))["RssAnon"] - buffered_bytes()
 
 
 def process_bytes() -> dict[str, int]:

@@ -27,11 +27,13 @@ from repertory.domain.ladder import TRANSITIONS
 from repertory.domain.specs import Capabilities, DeviceSpec, ModelSpec, NodeSpec
 from repertory.engines.contract import Frame, GenerationSpec, WorkerStats
 from repertory.engines.llamacpp import library
+from repertory.engines.llamacpp.cells.disk import DiskKv
+from repertory.engines.llamacpp.cells.saved import SavedKv
 from repertory.engines.llamacpp.context import ContextOptions
+from repertory.engines.llamacpp.futures import done, then
 from repertory.engines.llamacpp.library import Accelerator, Model
 from repertory.engines.llamacpp.mover import Device, Mover
 from repertory.engines.llamacpp.outbox import Outbox
-from repertory.engines.llamacpp.saved import SavedKv
 from repertory.engines.llamacpp.steps import Cores, StepLoop
 from repertory.engines.llamacpp.trial import Trials, die_with_parent
 from repertory.engines.llamacpp.vocabulary import Unproven, Vocabularies
@@ -88,8 +90,9 @@ class Worker:
         self._at_work = threading.Event()
         self._devices = self._open_devices(options)
         shelf = partial(Shelf, self._on_opened, self._on_leaving)
-        saved = SavedKv(options.saved_kv_bytes)
-        self._mover = Mover(self._devices, shelf, self._check_file, self._at_work, saved)
+        self._mover = Mover(
+            self._devices, shelf, self._check_file, self._at_work, _saved_kv(options)
+        )
         self._node = NodeSpec(
             id=options.node,
             devices=tuple(device.spec for device in self._devices.values()),
@@ -114,7 +117,7 @@ class Worker:
         arguments = msgspec.msgpack.decode(call.arguments, type=SIGNATURES[call.method].arguments)
         match call.method:
             case "probe":
-                return _done(self._node)
+                return done(self._node)
             case "describe" | "render" | "tokenize" | "detokenize" | "grammar":
                 method = getattr(self._vocabularies, call.method)
                 return self._on_words(partial(method, *arguments))
@@ -137,14 +140,14 @@ class Worker:
         Once per file and build that costs a child: 0.3 s of a core for 1k tokens, 0.5 s for 32k.
         """
         asked = self._vocabulary_thread.submit(ask)
-        return _then(asked, lambda: self._asked_again(asked, ask))
+        return then(asked, lambda: self._asked_again(asked, ask))
 
     def _asked_again(self, asked: "Future[Any]", ask: Callable[[], Any]) -> "Future[Any]":
         error = asked.exception()
         if not isinstance(error, Unproven):
             return asked
         tried = self._try_words(error.location, error.digest)
-        return _then(tried, lambda: tried if tried.exception() else self._on_words(ask))
+        return then(tried, lambda: tried if tried.exception() else self._on_words(ask))
 
     def _try_words(self, location: str, digest: str) -> "Future[None]":
         """On a thread of its own, so that others' words are read meanwhile; who asks for the same
@@ -158,7 +161,18 @@ class Worker:
         return trial
 
     def _submit(self, replica_id: str, spec: GenerationSpec) -> "Future[Any]":
-        """A grammar is read beside the step thread, which must not wait for it."""
+        """A grammar, and saved cells that lie on the disk, are read beside the step thread, which
+        must not wait for them.
+        """
+        fetched = self._mover.fetch(replica_id, spec)
+        if fetched is None and not spec.sampling.grammar:
+            return self._mover.submit(replica_id, spec)
+        begin = partial(self._submit_read, replica_id, spec)
+        taken = begin() if fetched is None else then(fetched, begin)
+        self._is_last_of(spec.id, taken)
+        return taken
+
+    def _submit_read(self, replica_id: str, spec: GenerationSpec) -> "Future[Any]":
         if not spec.sampling.grammar:
             return self._mover.submit(replica_id, spec)
         read = self._on_words(
@@ -170,16 +184,14 @@ class Worker:
                 ignores_ends=spec.ignore_eos,
             )
         )
-        taken = _then(read, lambda: self._mover.submit(replica_id, spec, read.result()))
-        self._is_last_of(spec.id, taken)
-        return taken
+        return then(read, lambda: self._mover.submit(replica_id, spec, read.result()))
 
     def _in_turn(self, generation_id: str, begin: Callable[[], "Future[Any]"]) -> "Future[Any]":
         """After the calls before it, also where a submit waits for a grammar to be read."""
         before = self._reading.get(generation_id)
         if before is None:
             return begin()
-        begun = _then(before, begin)
+        begun = then(before, begin)
         self._is_last_of(generation_id, begun)
         return begun
 
@@ -264,6 +276,14 @@ def _capabilities(is_exact: bool, has_accelerator: bool) -> Capabilities:
     )
 
 
+def _saved_kv(options: argparse.Namespace) -> SavedKv:
+    disk = None
+    if options.state_dir is not None:
+        folder = Path(options.state_dir) / "saved-kv"
+        disk = DiskKv(folder, options.saved_kv_disk_bytes, library.build_name())
+    return SavedKv(options.saved_kv_bytes, disk)
+
+
 def _usable_cores() -> frozenset[int]:
     if hasattr(os, "sched_getaffinity"):
         return frozenset(os.sched_getaffinity(0))
@@ -275,33 +295,6 @@ def _check_cores(devices: list[DeviceSpec], usable: int) -> None:
     total = sum(device.cores for device in devices)
     if total > usable:
         raise SystemExit(f"the devices want {total} cores, this process may use {usable}")
-
-
-def _done(value: Any) -> "Future[Any]":
-    future: Future[Any] = Future()
-    future.set_result(value)
-    return future
-
-
-def _then(first: "Future[Any]", begin: Callable[[], "Future[Any]"]) -> "Future[Any]":
-    """What `begin` comes to once `first` is over, however that ended."""
-    whole: Future[Any] = Future()
-
-    def hand_over(done: "Future[Any]") -> None:
-        error = done.exception()
-        if error is None:
-            whole.set_result(done.result())
-        else:
-            whole.set_exception(error)
-
-    def go_on(_: "Future[Any]") -> None:
-        try:
-            begin().add_done_callback(hand_over)
-        except Exception as error:  # noqa: BLE001 - handed to whoever asked
-            whole.set_exception(error)
-
-    first.add_done_callback(go_on)
-    return whole
 
 
 async def _serve(options: argparse.Namespace) -> None:
@@ -369,6 +362,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--state-dir", help="where the proven files are written down")
     parser.add_argument(
         "--saved-kv-bytes", type=int, default=0, help="main memory for KV that lost its slot"
+    )
+    parser.add_argument(
+        "--saved-kv-disk-bytes", type=int, default=0, help="of the state folder's disk, for more"
     )
     parser.add_argument("--rpc", action="append", default=[], help="HOST:PORT of an RPC server")
     parser.add_argument("--log-file", help="default: standard error")

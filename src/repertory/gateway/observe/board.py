@@ -200,6 +200,18 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                     Query(_quantile(0.5, metric.MEMORY_RATIO, "edge", ""), "{{edge}} bytes"),
                 ),
             ),
+            Panel(
+                "Prediction error by kind",
+                "percentunit",
+                tuple(
+                    Query(
+                        _quantile(share, metric.PREDICTION_ERROR, "kind", ""),
+                        f"{{{{kind}}}} p{share * 100:.0f}",
+                    )
+                    for share in (0.5, 0.9)
+                ),
+                metric.PREDICTION_ERROR.text,
+            ),
             _spread("Duration of moves", metric.TRANSITION_S, "edge", ""),
         ),
     ),

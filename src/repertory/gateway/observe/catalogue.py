@@ -56,6 +56,8 @@ _MOVE_S = (
 _IDLE_S = (0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0)
 _RATIO = (0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0, 10.0)
 """Measured over predicted: 1 is a perfect prediction."""
+_ERROR = (0.01, 0.02, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0)
+"""The bars of `make bench-costs` (5, 8, 10 and 15 %) are among them."""
 
 _MODEL_KEY = ("model", "key")
 
@@ -111,6 +113,12 @@ TIME_RATIO = _histogram(
 MEMORY_RATIO = _histogram(
     "prediction_memory_ratio", "Measured over predicted bytes of a move", _RATIO, "edge"
 )
+PREDICTION_ERROR = _histogram(
+    "prediction_error_ratio",
+    "Distance of a prediction from what was measured, over what was measured, by what it was about",
+    _ERROR,
+    "kind",
+)
 EVICTION_IDLE_S = _histogram(
     "eviction_idle_seconds", "How long a victim had not been used", _IDLE_S, "reason"
 )
@@ -158,7 +166,8 @@ CATALOGUE: tuple[Family, ...] = (
     *(REQUESTS, PROMPT_TOKENS, CACHED_TOKENS, OUTPUT_TOKENS, TTFT, INTER_TOKEN, QUEUE_WAIT),
     *(DENIED, LIMITED, KEY_REQUESTS),
     *(TRANSITIONS, TRANSITION_FAILURES, UNDER_WAY, TRANSITION_S, PREDICTED_S, MEASURED_S),
-    *(TIME_RATIO, MEMORY_RATIO, EVICTION_IDLE_S, PREEMPTIONS, DEADLINES, RESUMES, LAST_USE),
+    *(TIME_RATIO, MEMORY_RATIO, PREDICTION_ERROR, EVICTION_IDLE_S, PREEMPTIONS, DEADLINES),
+    *(RESUMES, LAST_USE),
     *(MODELS, MODEL_BYTES, MODEL_REQUESTS, MODEL_FAULT, LEDGER_BYTES, RUNNING, WAITING),
     *(OUTPUT_RATE, MEMORY_BUDGET, PROCESS_BYTES, OVERHEAD_BYTES),
     *(READY, DRAINING, FAULTS, UPTIME, WORKER_LOSSES, WORKER_RESTARTS, LOG_DROPPED, BUILD),
@@ -194,6 +203,12 @@ Reasons of `repertory_transitions_total`: `demand` (requests wait), `operator` (
 preload), `prewarm` (expected demand); and for moves down `room` (for another model), `slots`
 (reopens with longer ones), `placement` (leaves for a place with more room), `budget` (more memory
 was measured than allowed), `ttl`, `operator`, `replaced` and `removed` (the file).
+
+Kinds of `repertory_prediction_error_ratio`: a move's seconds by its edge (`load`, `activate`,
+`resize`, `deactivate`, `unload`, `drop`, `stage`), the bytes that moves read back (`memory`), a
+prompt (`prefill`) and the steps after it (`decode`) of generations that nobody interrupted, a
+stopped one's way back to its next token (`resume`), and what stopping cost in all (`penalty`: the
+switch there, the switch back and the longest resume).
 """
 
 

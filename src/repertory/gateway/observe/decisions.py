@@ -84,6 +84,7 @@ class DecisionMetrics:
         self.measured_s = Counters(catalogue.MEASURED_S)
         self.time_ratio = Histograms(catalogue.TIME_RATIO)
         self.memory_ratio = Histograms(catalogue.MEMORY_RATIO)
+        self.error = Histograms(catalogue.PREDICTION_ERROR)
         self.eviction_idle_s = Histograms(catalogue.EVICTION_IDLE_S)
         self.preemptions = Counters(catalogue.PREEMPTIONS)
         self.deadlines = Counters(catalogue.DEADLINES)
@@ -118,6 +119,9 @@ class DecisionMetrics:
         """A listener of `Service.subscribe`."""
         event = decision.event
         self._take_event(event)
+        for verdict in decision.verdicts:
+            if verdict.measured_s is not None:  # computing, going on, stopping: with hindsight
+                self._compared(verdict.rule, verdict.predicted_s, verdict.measured_s)
         for action in decision.actions:
             match action:
                 case Dispatch(request_id=request_id):
@@ -212,9 +216,16 @@ class DecisionMetrics:
             self.predicted_s.of(edge).add(move.predicted_s)
             self.measured_s.of(edge).add(took_s)
             self.time_ratio.of(edge).observe(took_s / move.predicted_s)
+            self._compared(edge, move.predicted_s, took_s)
         measured_bytes = _read_back(transition, event.measured)
         if move.predicted_bytes and measured_bytes is not None:
             self.memory_ratio.of(edge).observe(measured_bytes / move.predicted_bytes)
+            self._compared("memory", move.predicted_bytes, measured_bytes)
+
+    def _compared(self, kind: str, predicted: float | None, measured: float) -> None:
+        """Over what was measured, which may be too short for the clock."""
+        if predicted is not None and measured > 0:
+            self.error.of(kind).observe(abs(predicted - measured) / measured)
 
     def _lost(self, node_id: str) -> None:
         """Nothing more is heard of its moves."""

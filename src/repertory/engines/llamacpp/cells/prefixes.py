@@ -8,11 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from repertory.domain.specs import KvShape
-from repertory.engines.llamacpp.saved import Computed, shared_tokens
+from repertory.engines.llamacpp.cells.computed import NOTHING, Computed, shared_tokens
 
-__all__ = ["NOTHING", "Found", "Prefixes"]
-
-NOTHING = Computed((), 0)
+__all__ = ["Found", "Prefixes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +67,27 @@ class Prefixes:
         """How much of `wanted` need not be computed where the cells of `kept` are."""
         return shared_tokens(kept, wanted, is_exact=self._is_exact)
 
-    def move(self, shape: KvShape, first_free: int, copy: Callable[[int, int], bool]) -> None:
-        """Go along into another context, as far as there are slots, those left last first.
+    def move(
+        self, shape: KvShape, first_free: int, copy: Callable[[int, int], bool]
+    ) -> tuple[tuple[int, Computed], ...]:
+        """Go along into another context, as far as there are slots, those left last first; the
+        others, those left longest ago first.
 
         `copy(slot, target)` moves the cells; False where it cannot.
         """
         held = self.kept
         self._kept, self._left = [NOTHING] * shape.sequences, [0] * shape.sequences
         target = first_free
+        others: list[tuple[int, Computed]] = []
         for slot, computed in reversed(held):
             fits = len(computed.tokens) <= shape.cells and target < shape.sequences
             if fits and copy(slot, target):
                 self._kept[target] = computed
                 self._left[target] = self._leavings - (target - first_free)
                 target += 1
+            else:
+                others.append((slot, computed))
+        return tuple(reversed(others))
 
     def _reluctance(self, slot: int, reusable: int, wanted_tokens: int) -> tuple[int, ...]:
         """The slot with the least of it is taken."""
