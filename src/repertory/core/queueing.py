@@ -141,11 +141,24 @@ def _standings(
 ) -> dict[Alike, Standing]:
     """Of those at these places of the lines."""
     found = {}
+    lines, keys, served_ns = model.lines, state.keys, model.served_ns
+    max_wait_s = state.settings.max_wait_s
     for alike, at in places.items():
-        line = model.lines.get(alike, ())
+        line = lines.get(alike, ())
         if at < len(line):
-            place = _place(state, model, model.queue[line[at].name])
-            found[alike] = standing(place, at_ns, state.settings.max_wait_s, gap_s)
+            ticket = line[at]
+            place = Place(
+                ticket.name,
+                alike.weight,
+                ticket.since_ns,
+                keys[alike.key].used_ns,
+                ticket.began_ns if alike.began else None,
+                alike.is_returned,
+                alike.stopped,
+                ticket.begin_ns if alike.has_deadline else None,
+                served_ns.get(band(alike.weight), 0),
+            )
+            found[alike] = standing(place, at_ns, max_wait_s, gap_s)
     return found
 
 
@@ -273,19 +286,4 @@ def _ticket(record: RequestRecord) -> Ticket:
         record.dispatched_ns if record.has_begun else 0,
         record.since_ns,
         record.request.id,
-    )
-
-
-def _place(state: State, model: ModelState, record: RequestRecord) -> Place:
-    request = record.request
-    return Place(
-        request.id,
-        request.weight,
-        record.since_ns,
-        state.keys[request.key].used_ns,
-        record.dispatched_ns if record.has_begun else None,
-        record.is_returned,
-        record.preemptions,
-        record.due_ns,
-        model.served_ns.get(band(request.weight), 0),
     )

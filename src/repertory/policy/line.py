@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from repertory.policy.objective import MISS_PENALTY_S, Due, missed_weight
+from repertory.policy.objective import MISS_PENALTY_S
+from repertory.policy.preempt import grown_weight
 
 __all__ = [
     "Place",
@@ -46,11 +47,6 @@ class Place(NamedTuple):
     served_ns: int = 0
     """When one of its class had a slot of this model last."""
 
-    @property
-    def grown(self) -> float:
-        """Each time that it was stopped doubles what it weighs (`policy.preempt`)."""
-        return self.weight * 2.0**self.stopped
-
 
 def urgency(
     one: Place, at_ns: int, max_wait_s: float, gap_s: float, *, of_class: bool = False
@@ -62,10 +58,11 @@ def urgency(
     served all the time and sends more than the machine can do waits by its own fault.
     """
     since_ns = max(one.since_ns, one.served_ns) if of_class else one.since_ns
-    waited_s = max(0, at_ns - since_ns) / 1e9
-    if one.begin_ns is not None and missed_weight([Due(1.0, one.begin_ns)], at_ns, gap_s):
+    waited_s = (at_ns - since_ns) / 1e9 if at_ns > since_ns else 0.0
+    if one.begin_ns is not None and at_ns <= one.begin_ns < at_ns + round(gap_s * 1e9):
         waited_s += MISS_PENALTY_S
-    return one.grown * (1.0 + waited_s / max_wait_s)
+    weight = grown_weight(one.weight, one.stopped) if one.stopped else one.weight
+    return weight * (1.0 + waited_s / max_wait_s)
 
 
 class Standing(NamedTuple):
