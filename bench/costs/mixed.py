@@ -38,14 +38,15 @@ _ALONE = 40
 _FULL, _RAMP = 64, 16
 """Batch requests at once, to see what the machine can do; the first and the last of them do not
 count, for they run in small batches."""
-_SECONDS = 40.0
+_SECONDS = {_HERE: 40.0, _AWAY: 60.0}
 """In which a wave's requests are sent."""
 _OVERLOAD = 1.5
-_GAP_S = {_HERE: 0.7, _AWAY: 3.0}
-"""Between interactive requests, on average.  Each for the other model is a switch there and back."""
-_SENDERS = {"flood": 0.6, "ann": 0.2, "bob": 0.2}
-"""Parts of the overload.  What the two modest ones ask for is 0.3 of what the machine can do, about
-what is theirs; first come first served the index would be 0.76."""
+_GAP_S = {_HERE: 0.7, _AWAY: 2.5}
+"""Between interactive requests, on average.  Each for the other model is a switch there and back.
+"""
+_SENDERS = {"flood": 0.56, "ann": 0.22, "bob": 0.22}
+"""Parts of the overload.  Each of the two modest ones asks for a third of what the machine can do,
+which is what is theirs; first come first served the index would be 0.81."""
 _DESK = "desk"
 _TIMEOUT_S = 240.0
 _SLACK = 1.2
@@ -128,10 +129,12 @@ async def _wave(ours: Ours, keys: dict[str, str], model: str, per_s: float) -> l
     wishes = [
         _batch(luck, keys[name], at_s)
         for name, part in _SENDERS.items()
-        for at_s in _times(per_s * part, luck)
+        for at_s in _times(per_s * part, _SECONDS[model], luck)
     ]
-    for at_s in _times(1 / _GAP_S[model], luck):
-        wishes.append(_interactive(model, luck, keys[_DESK], at_s))
+    wishes += [
+        _interactive(model, luck, keys[_DESK], at_s)
+        for at_s in _times(1 / _GAP_S[model], _SECONDS[model], luck)
+    ]
     loop = asyncio.get_running_loop()
     async with session() as http:
         began_s = loop.time()
@@ -143,10 +146,11 @@ async def _wave(ours: Ours, keys: dict[str, str], model: str, per_s: float) -> l
         return list(await asyncio.gather(*(send(one) for one in wishes)))
 
 
-def _times(per_s: float, luck: random.Random) -> list[float]:
+def _times(per_s: float, seconds: float, luck: random.Random) -> list[float]:
+    """Poisson."""
     times: list[float] = []
     at_s = luck.expovariate(per_s)
-    while at_s < _SECONDS:
+    while at_s < seconds:
         times.append(at_s)
         at_s += luck.expovariate(per_s)
     return times
@@ -178,14 +182,14 @@ def _read(state_dir: Path) -> _Log:
     return log
 
 
-def _shares(log: _Log, told: Sequence[Told]) -> dict[str, float]:
+def _shares(log: _Log, told: Sequence[Told], seconds: float) -> dict[str, float]:
     """What each batch sender had of the device while the wave was sent."""
     ids = {one.id.removeprefix("cmpl-") for one in told}
     began_s = min(log.began_s[name] for name in ids if name in log.began_s)
     shares: dict[str, float] = defaultdict(float)
-    for at_s, name, seconds in log.work:
-        if name in ids and at_s < began_s + _SECONDS and log.key_of[name] in _SENDERS:
-            shares[log.key_of[name]] += seconds
+    for at_s, name, worked_s in log.work:
+        if name in ids and at_s < began_s + seconds and log.key_of[name] in _SENDERS:
+            shares[log.key_of[name]] += worked_s
     return shares
 
 
@@ -211,7 +215,7 @@ def _judge(
             for one in told
             if one.wish.priority == "interactive" and one.failure is None
         ]
-        shares = _shares(log, told)
+        shares = _shares(log, told, _SECONDS[model])
         title = f"mixed, {'the same model' if model == _HERE else 'another model'}"
         run.say(
             f"{title}: {len(ttft)} interactive TTFT p50 {1e3 * percentile(ttft, 0.5):.0f} p95 "

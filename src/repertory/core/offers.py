@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations, islice
 
 from repertory.core.moving import buffer_bytes, weights_bytes
-from repertory.core.queueing import dues_of, in_line
+from repertory.core.queueing import dues_of, first_of
 from repertory.core.state import ModelState, ReplicaState, State, Step
 from repertory.core.victims import Supply, release_s
 from repertory.domain.decisions import Option
@@ -324,8 +324,11 @@ def _work_s(state: State, step: Step, model: ModelState, site: Site) -> float:
 
 def _ahead(state: State, step: Step, model: ModelState) -> list[int]:
     """Cells of those who wait, who is next first."""
-    line = in_line(state, model, step.at_ns)
-    return [one.request.cells for one in islice(line, _LOOK_AHEAD)]
+    first = first_of(state, model, step.at_ns)
+    if first is None:
+        return []
+    others = (one for one in islice(model.queue.values(), _LOOK_AHEAD) if one is not first)
+    return [first.request.cells, *(one.request.cells for one in others)]
 
 
 def _shapes(model: ModelState, node: NodeSpec, ahead: list[int]) -> list[list[KvShape]]:

@@ -33,7 +33,7 @@ from repertory.core.offers import (
     widening,
 )
 from repertory.core.preempting import considered, press
-from repertory.core.queueing import aged_since_ns, dues_of, in_line
+from repertory.core.queueing import aged_since_ns, dues_of, heaviest
 from repertory.core.serving import claim, reopen, wake_at
 from repertory.core.state import Intent, ModelState, ReplicaState, State, Step
 from repertory.core.victims import Supply, eviction_options, idle_victims
@@ -70,7 +70,7 @@ def refresh_starved(state: State, step: Step, names: list[str]) -> list[str]:
         if not is_demanded and name in state.intents:
             cancel_intent(state, step, name)
         if is_demanded and name not in state.intents and not model.is_served():
-            one = _starving(state, step, model)
+            one = _starving(state, model)
             state.starved[name] = one
             state.starved_ns += one.switch_ns
             if known is None or _is_other(one, known):
@@ -85,13 +85,12 @@ def refresh_starved(state: State, step: Step, names: list[str]) -> list[str]:
 
 
 def _is_other(one: Starving, known: Starving) -> bool:
-    """It has another head, another one is next, it has other deadlines, or it needs less."""
-    is_same = (one.since_ns, one.first, one.dues) == (known.since_ns, known.first, known.dues)
-    return not is_same or one.need_bytes < known.need_bytes
+    """It has another head or other deadlines, something heavier waits, or it needs less."""
+    is_same = one.since_ns == known.since_ns and one.dues == known.dues
+    return not is_same or one.heaviest > known.heaviest or one.need_bytes < known.need_bytes
 
 
-def _starving(state: State, step: Step, model: ModelState) -> Starving:
-    first = next(in_line(state, model, step.at_ns), None)
+def _starving(state: State, model: ModelState) -> Starving:
     return Starving(
         model.spec.name,
         aged_since_ns(state, model),
@@ -101,7 +100,7 @@ def _starving(state: State, step: Step, model: ModelState) -> Starving:
         model.switch_ns,
         need_bytes(state, model),
         model.spec.devices_per_replica,
-        "" if first is None else first.request.id,
+        heaviest(model),
         dues_of(model),
     )
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import islice
 
 from repertory.core.comparing import begin_pause
-from repertory.core.queueing import dues_of, in_line, requeue
+from repertory.core.queueing import dues_of, heaviest, in_line, requeue
 from repertory.core.serving import leave_replica, lose, switch_basis
 from repertory.core.state import ModelState, ReplicaState, RequestRecord, State, Step
 from repertory.domain.actions import Preempt
@@ -36,10 +36,9 @@ def press(state: State, step: Step, claimant: ModelState) -> None:
     itself.  Who weighs more need not wait for the turn's end, and whose deadline depends on it
     weighs more by that.
     """
-    head = next(in_line(state, claimant, step.at_ns), None)
-    if head is None:
+    if not claimant.claims:
         return
-    weight = head.request.weight + _risked(state, step, claimant)
+    weight = heaviest(claimant) + _risked(state, step, claimant)
     for replica_id in sorted(claimant.claims):
         replica = state.replicas[replica_id]
         if replica.model == claimant.spec.name or replica.rung is not Rung.SERVING:
@@ -48,8 +47,8 @@ def press(state: State, step: Step, claimant: ModelState) -> None:
             continue
         if any(one.is_stopping or one.is_suspect for one in replica.running.values()):
             continue
-        heaviest = max(_weight(one) for one in replica.running.values())
-        if step.at_ns < replica.handover_at_ns and weight <= heaviest:
+        own = max(_weight(one) for one in replica.running.values())
+        if step.at_ns < replica.handover_at_ns and weight <= own:
             continue
         found = _weigh(state, step, claimant, replica)
         if found is not None and found.is_worth_it:
@@ -71,9 +70,13 @@ def press_own(state: State, step: Step, model: ModelState) -> None:
     There is no switch to pay for, only the resume, so the sums alone decide.  A request for which
     one is stopping already waits for that one.
     """
-    coming = sum(
-        one.is_stopping for replica in model.replicas.values() for one in replica.running.values()
-    )
+    if not model.queue:
+        return
+    class_ = band(heaviest(model))
+    running = [one for each in model.replicas.values() for one in each.running.values()]
+    if all(band(one.request.weight) >= class_ for one in running):
+        return
+    coming = sum(one.is_stopping for one in running)
     for at, head in enumerate(islice(in_line(state, model, step.at_ns), _MOST_STOPS)):
         if at < coming:
             continue

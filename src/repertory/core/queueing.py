@@ -5,7 +5,7 @@ in lines of requests that are alike, whose heads `policy.line` compares for the 
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from repertory.core.state import (
@@ -20,7 +20,7 @@ from repertory.core.state import (
 from repertory.domain.ladder import RequestState, RequestStep
 from repertory.domain.requests import Request
 from repertory.policy.fairness import ahead_ns, lifted_ns
-from repertory.policy.line import Place, band, first_in_line
+from repertory.policy.line import Place, Standing, band, first_standing, standing
 from repertory.policy.objective import Due
 
 __all__ = [
@@ -31,10 +31,14 @@ __all__ = [
     "dequeue",
     "dues_of",
     "enqueue",
+    "first_of",
+    "heaviest",
     "in_line",
     "requeue",
 ]
 
+_LOOK_AHEAD = 64
+"""How far into a line anybody looks: bounds the work per event."""
 _MOST_DUES = 8
 """Deadlines of a model that are looked at: bounds the work per event."""
 
@@ -112,24 +116,60 @@ def in_line(state: State, model: ModelState, at_ns: int) -> Iterator[RequestReco
     """Those who wait, next first.  Those that were yielded before may leave meanwhile, nobody else;
     what that changes in their keys' accounts counts for those after them.
     """
-    passed = dict.fromkeys(model.lines, 0)
-    gap_s = _gap_s(model)
-    while True:
-        heads = {}
-        for alike, count in passed.items():
-            line = model.lines.get(alike, ())
-            if count < len(line):
-                heads[line[count].name] = alike
-        if not heads:
-            return
-        name = next(iter(heads))
-        if len(heads) > 1:
-            places = [_place(state, model, model.queue[head]) for head in heads]
-            first = first_in_line(places, at_ns, state.settings.max_wait_s, gap_s)
-            assert first is not None
-            name = first.name
-        yield model.queue[name]
-        passed[heads[name]] += name in model.queue
+    lines = model.lines
+    if len(lines) == 1:
+        (line,) = lines.values()
+        for ticket in line[:_LOOK_AHEAD]:
+            yield model.queue[ticket.name]
+        return
+    gap_s = _gap_s(model) if any(alike.has_deadline for alike in lines) else 0.0
+    passed = dict.fromkeys(lines, 0)
+    heads = _standings(state, model, at_ns, gap_s, passed)
+    while (first := first_standing(heads.values())) is not None:
+        yield model.queue[first.name]
+        alike = next(one for one, head in heads.items() if head is first)
+        del heads[alike]
+        if first.name in model.queue:
+            passed[alike] += 1
+            heads |= _standings(state, model, at_ns, gap_s, {alike: passed[alike]})
+        else:
+            heads = _standings(state, model, at_ns, gap_s, passed)
+
+
+def _standings(
+    state: State, model: ModelState, at_ns: int, gap_s: float, places: Mapping[Alike, int]
+) -> dict[Alike, Standing]:
+    """Of those at these places of the lines."""
+    found = {}
+    lines, keys, served_ns = model.lines, state.keys, model.served_ns
+    max_wait_s = state.settings.max_wait_s
+    for alike, at in places.items():
+        line = lines.get(alike, ())
+        if at < len(line):
+            ticket = line[at]
+            place = Place(
+                ticket.name,
+                alike.weight,
+                ticket.since_ns,
+                keys[alike.key].used_ns,
+                ticket.began_ns if alike.began else None,
+                alike.is_returned,
+                alike.stopped,
+                ticket.begin_ns if alike.has_deadline else None,
+                served_ns.get(band(alike.weight), 0),
+            )
+            found[alike] = standing(place, at_ns, max_wait_s, gap_s)
+    return found
+
+
+def first_of(state: State, model: ModelState, at_ns: int) -> RequestRecord | None:
+    """Who is next; None: nobody waits."""
+    return next(in_line(state, model, at_ns), None)
+
+
+def heaviest(model: ModelState) -> float:
+    """Of those who wait."""
+    return max((alike.weight for alike in model.lines), default=0.0)
 
 
 def dues_of(model: ModelState, *, since_ns: int = 0) -> tuple[Due, ...]:
@@ -246,19 +286,4 @@ def _ticket(record: RequestRecord) -> Ticket:
         record.dispatched_ns if record.has_begun else 0,
         record.since_ns,
         record.request.id,
-    )
-
-
-def _place(state: State, model: ModelState, record: RequestRecord) -> Place:
-    request = record.request
-    return Place(
-        request.id,
-        request.weight,
-        record.since_ns,
-        state.keys[request.key].used_ns,
-        record.dispatched_ns if record.has_begun else None,
-        record.is_returned,
-        record.preemptions,
-        record.due_ns,
-        model.served_ns.get(band(request.weight), 0),
     )

@@ -8,6 +8,7 @@ from repertory.core.queueing import (
     charge_measured,
     charge_predicted,
     dequeue,
+    first_of,
     in_line,
 )
 from repertory.core.state import ModelState, ReplicaState, RequestRecord, State, Step
@@ -34,7 +35,7 @@ __all__ = [
     "wake_at",
 ]
 
-_LOOK_AHEAD = 32
+_LOOK_AHEAD = 16
 """How far behind a head that does not fit others may overtake: bounds the work per event."""
 
 
@@ -54,9 +55,10 @@ def serve(state: State, step: Step, model: ModelState) -> None:
     ]
     if not open_replicas:
         return
-    for record in islice(in_line(state, model, step.at_ns), _LOOK_AHEAD):
-        free = [one for one in open_replicas if one.kv and len(one.running) < one.kv.sequences]
-        if not free:
+    waiting = islice(in_line(state, model, step.at_ns), _LOOK_AHEAD)
+    while free := [one for one in open_replicas if one.kv and len(one.running) < one.kv.sequences]:
+        record = next(waiting, None)
+        if record is None:
             break
         startable = [one for one in free if _may_start(state, record, one)]
         if not startable:
@@ -64,9 +66,8 @@ def serve(state: State, step: Step, model: ModelState) -> None:
         chosen = _slot_for(record, startable)
         if chosen is not None:
             _dispatch(state, step, model, record, chosen)
-    head = next(in_line(state, model, step.at_ns), None)
-    if head is not None and not _is_held_back(state, head, open_replicas):
-        _grow(state, step, model, open_replicas, head)
+    if model.queue and not _is_held_back(state, step, model, open_replicas):
+        _grow(state, step, model, open_replicas)
         # Others are asked for room when slots begin to lack, and again whenever the queue has
         # doubled, for what slots would save grows with it.
         is_due = not was_short or len(model.queue).bit_count() == 1
@@ -76,7 +77,7 @@ def serve(state: State, step: Step, model: ModelState) -> None:
 
 def _spare_own(state: State, step: Step, model: ModelState) -> None:
     """A replica that drains for longer slots need not, once its head fits after all."""
-    head = next(in_line(state, model, step.at_ns), None)
+    head = first_of(state, model, step.at_ns) if model.claims else None
     for replica_id in list(model.claims):
         replica = state.replicas[replica_id]
         is_own = replica.model == model.spec.name and replica.leaving is None
@@ -91,9 +92,12 @@ def _may_start(state: State, record: RequestRecord, replica: ReplicaState) -> bo
     return not record.is_suspect or replica.node_id not in state.trials
 
 
-def _is_held_back(state: State, head: RequestRecord, open_replicas: list[ReplicaState]) -> bool:
+def _is_held_back(
+    state: State, step: Step, model: ModelState, open_replicas: list[ReplicaState]
+) -> bool:
     """It is not for a lack of slots that the head waits, but for its trial."""
-    return any(
+    head = first_of(state, model, step.at_ns) if state.trials else None
+    return head is not None and any(
         not _may_start(state, head, one)
         and one.kv is not None
         and len(one.running) < one.kv.sequences
@@ -275,13 +279,7 @@ def reopen(state: State, step: Step, replica: ReplicaState) -> None:
         step.touched[replica.model] = None
 
 
-def _grow(
-    state: State,
-    step: Step,
-    model: ModelState,
-    open_replicas: list[ReplicaState],
-    head: RequestRecord,
-) -> None:
+def _grow(state: State, step: Step, model: ModelState, open_replicas: list[ReplicaState]) -> None:
     """More or longer KV slots for a queue that does not fit.
 
     1. A larger context class into memory that nobody needs.
@@ -295,6 +293,8 @@ def _grow(
     if step.at_ns < model.not_before_ns:
         wake_at(state, step, model.not_before_ns, f"retry:{model.spec.name}")
         return
+    head = first_of(state, model, step.at_ns)
+    assert head is not None
     room_bytes = _room_to_grow(state, replica)
     is_too_short = head.request.cells > replica.kv.cells
     if is_too_short or room_bytes > kv_bytes(replica.spec, replica.kv):

@@ -4,6 +4,7 @@ Only `core` writes it, and only inside `Controller.handle`.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from repertory.core.costbook import CostBook
 from repertory.core.demand import ArrivalRate, OutputLength
@@ -67,9 +68,11 @@ class RequestRecord:
         self.state = next_state(self.state, step, self)
 
 
-@dataclass(frozen=True, slots=True)
-class Alike:
-    """What requests of a model have in common that wait in one line, first come first served."""
+class Alike(NamedTuple):
+    """What requests of a model have in common that wait in one line, first come first served.
+
+    A tuple, as `Ticket`: both are hashed or compared several times per event.
+    """
 
     weight: float
     key: str
@@ -80,8 +83,7 @@ class Alike:
     """These stand by their deadlines."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Ticket:
+class Ticket(NamedTuple):
     """A place in one of a model's lines."""
 
     begin_ns: int

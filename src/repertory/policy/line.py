@@ -1,12 +1,21 @@
 """Who of a model's queue has the next slot."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from repertory.policy.objective import MISS_PENALTY_S, Due, missed_weight
+from repertory.policy.objective import MISS_PENALTY_S
+from repertory.policy.preempt import grown_weight
 
-__all__ = ["Place", "band", "first_in_line", "urgency"]
+__all__ = [
+    "Place",
+    "Standing",
+    "band",
+    "first_in_line",
+    "first_standing",
+    "standing",
+    "urgency",
+]
 
 
 def band(weight: float) -> int:
@@ -16,9 +25,11 @@ def band(weight: float) -> int:
     return math.frexp(weight)[1]
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The first of those who are alike: of one weight and key."""
+class Place(NamedTuple):
+    """The first of those who are alike: of one weight and key.
+
+    A tuple, as `Standing`: a dozen of both are made per event.
+    """
 
     name: str
     weight: float
@@ -36,11 +47,6 @@ class Place:
     served_ns: int = 0
     """When one of its class had a slot of this model last."""
 
-    @property
-    def grown(self) -> float:
-        """Each time that it was stopped doubles what it weighs (`policy.preempt`)."""
-        return self.weight * 2.0**self.stopped
-
 
 def urgency(
     one: Place, at_ns: int, max_wait_s: float, gap_s: float, *, of_class: bool = False
@@ -52,10 +58,50 @@ def urgency(
     served all the time and sends more than the machine can do waits by its own fault.
     """
     since_ns = max(one.since_ns, one.served_ns) if of_class else one.since_ns
-    waited_s = max(0, at_ns - since_ns) / 1e9
-    if one.begin_ns is not None and missed_weight([Due(1.0, one.begin_ns)], at_ns, gap_s):
+    waited_s = (at_ns - since_ns) / 1e9 if at_ns > since_ns else 0.0
+    if one.begin_ns is not None and at_ns <= one.begin_ns < at_ns + round(gap_s * 1e9):
         waited_s += MISS_PENALTY_S
-    return one.grown * (1.0 + waited_s / max_wait_s)
+    weight = grown_weight(one.weight, one.stopped) if one.stopped else one.weight
+    return weight * (1.0 + waited_s / max_wait_s)
+
+
+class Standing(NamedTuple):
+    """What a place is worth now."""
+
+    name: str
+    class_: int
+    own: tuple[bool, bool, int, float, int, int, str]
+    """Within its class, the least is first."""
+    of_class: tuple[bool, float, int, str]
+    """As the first of its class, among those of the others."""
+
+
+def standing(one: Place, at_ns: int, max_wait_s: float, gap_s: float) -> Standing:
+    """Rank it by the rules of `first_in_line`."""
+    is_fresh, began_ns = one.began_ns is None, one.began_ns or 0
+    used_ns = one.used_ns if is_fresh else 0
+    urgent = urgency(one, at_ns, max_wait_s, gap_s)
+    class_urgent = urgent
+    if one.served_ns > one.since_ns:
+        class_urgent = urgency(one, at_ns, max_wait_s, gap_s, of_class=True)
+    is_new = not one.is_returned
+    own = (is_new, is_fresh, used_ns, -urgent, began_ns, one.since_ns, one.name)
+    of_class = (is_new, -class_urgent, began_ns if one.is_returned else one.since_ns, one.name)
+    return Standing(one.name, band(one.weight), own, of_class)
+
+
+def first_standing(standings: Iterable[Standing]) -> Standing | None:
+    """The first by both ranks."""
+    best: dict[int, Standing] = {}
+    for one in standings:
+        known = best.get(one.class_)
+        if known is None or one.own < known.own:
+            best[one.class_] = one
+    return min(best.values(), key=_rank_of_class, default=None)
+
+
+def _rank_of_class(one: Standing) -> tuple[bool, float, int, str]:
+    return one.of_class
 
 
 def first_in_line(
@@ -71,26 +117,5 @@ def first_in_line(
        before what is `interactive` and new.
     4. Ties go to the longest-waiting, then to the name.
     """
-    returned = [one for one in places if one.is_returned]
-    if returned:
-        return min(returned, key=lambda one: (one.began_ns or 0, one.since_ns, one.name))
-    urgent = {one.name: urgency(one, at_ns, max_wait_s, gap_s) for one in places}
-    best: dict[int, Place] = {}
-    for one in sorted(
-        places,
-        key=lambda one: (
-            one.began_ns is None,
-            one.used_ns if one.began_ns is None else 0,
-            -urgent[one.name],
-            one.began_ns or 0,
-            one.since_ns,
-            one.name,
-        ),
-    ):
-        best.setdefault(band(one.weight), one)
-
-    def place_of(one: Place) -> tuple[float, int, str]:
-        of_class = urgency(one, at_ns, max_wait_s, gap_s, of_class=True)
-        return -of_class, one.since_ns, one.name
-
-    return min(best.values(), key=place_of, default=None)
+    first = first_standing(standing(one, at_ns, max_wait_s, gap_s) for one in places)
+    return next((one for one in places if first is not None and one.name == first.name), None)

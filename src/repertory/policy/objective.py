@@ -89,8 +89,8 @@ class Starving:
     """The least per device that serves its oldest request."""
     devices: int
     """On so many devices at once."""
-    first: str = ""
-    """Who of its queue is next."""
+    heaviest: float = 0.0
+    """Of those who wait."""
     dues: tuple[Due, ...] = ()
     """Of those who wait, the first ones."""
 
