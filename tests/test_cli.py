@@ -477,6 +477,9 @@ def test_profile_shows_what_was_measured_and_names_what_is_not_used(
     assert "not used: broken.json: is no profile" in shown.err
     assert "not used: stale.json: made by another engine build: old, here " in shown.err
     assert main([*command, "writer"]) == 4
+    capsys.readouterr()
+    assert main([*command, "--plots", str(folder / "coder.json" / "plots")]) == 1
+    assert "coder.json/plots: cannot be written: Not a directory" in capsys.readouterr().err
     assert main([*command, "coder", "--json"]) == 0
     (found,) = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["devices"][0]["loads"][0]["seconds"] == [0.25, 0.5, 0.75]

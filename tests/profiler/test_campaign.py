@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from measuring import CORES, FEW, HERE, NODE, ONE, TWO, measured
 
+from repertory.domain.errors import ConfigError
 from repertory.domain.specs import DeviceSpec
 from repertory.engines.fake import llama_like, vllm_like
 from repertory.live.profile_files import FORMAT, ProfileFile, read_file, write_file
@@ -131,6 +132,12 @@ def test_what_finds_no_room_is_noted_with_the_arithmetic_and_tried_again(tmp_pat
     assert "but cpu0 has 1,224 MiB" in note
     measured(path, FEW, ALONE)
     assert not any("but cpu0 has" in one for one in file_at(path).readings.notes)
+
+
+def test_a_file_that_cannot_be_written_ends_the_run_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "profiles").write_text("no folder")
+    with pytest.raises(ConfigError, match=r"profiles/one\.json: cannot be written: .*exists"):
+        measured(tmp_path / "profiles" / "one.json", TINY, ALONE)
 
 
 def test_other_engines_are_asked_for_what_they_can() -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from repertory.cli.shared import (
+    FAILURE,
     NOT_FOUND,
     Json,
     Memory,
@@ -77,10 +78,17 @@ def profile(  # noqa: PLR0913  one for each flag
     else:
         _tell(found)
     if plots is not None:
-        from repertory.reports.curves import draw
+        _draw(found, plots)
 
-        for path in draw(found, plots):
-            typer.echo(f"drawn: {path}", err=True)
+
+def _draw(found: "Sequence[Readings]", folder: Path) -> None:
+    from repertory.reports.curves import draw
+
+    try:
+        for path in draw(found, folder):
+            _say(f"drawn: {path}")
+    except OSError as error:
+        fail(FAILURE, f"{error.filename or folder}: cannot be written: {error.strerror}")
 
 
 def _say(words: str) -> None:
@@ -128,7 +136,7 @@ def _measured(
     try:
         return asyncio.run(run.all(profiler_config(config, chosen, points), is_quick))
     except KeyboardInterrupt:
-        fail(1, "interrupted; the same command goes on from here")
+        fail(FAILURE, "interrupted; the same command goes on from here")
     except WorkerGone as gone:
         raise WorkerGone(
             f"{gone}\nwhat was measured is kept, and the same command goes on from here"

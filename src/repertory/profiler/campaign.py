@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from repertory.domain.errors import EngineError, WorkerGone
+from repertory.domain.errors import ConfigError, EngineError, WorkerGone
 from repertory.domain.readings import (
     ContentionReading,
     CycleReading,
@@ -87,11 +87,20 @@ class Campaign:
                 _log.info("%s: %s", item.name, error)
             notes = [f"{item.name}: {words}" for words in (*stand.notes, trouble) if words]
             self.file = _with(self.file, item, found, notes, is_done=trouble is None)
-            write_file(self.path, self.file)
+            self._write()
             if trouble is None:
                 self.left.remove(item)
             told(Ended(item, trouble))
         await stand.clear()
+
+    def _write(self) -> None:
+        try:
+            write_file(self.path, self.file)
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path}: cannot be written: {error.strerror}; make room there, or give "
+                "another --state-dir"
+            ) from error
 
 
 def begun(path: Path, subject: Subject, identity: Identity, items: Sequence[Item]) -> Campaign:

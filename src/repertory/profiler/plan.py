@@ -78,6 +78,8 @@ class Points:
     )
     resizes: tuple[tuple[int, int], ...] = ((256, 1024), (1024, 2048))
     """Cells of a slot, before and after."""
+    claimants: int = 2
+    """The smallest and the largest of the other models: does a preemption's cost depend on them?"""
 
 
 _QUICK = Points(
@@ -88,9 +90,8 @@ _QUICK = Points(
     kv_tokens=(256, 1000),
     contexts=((1, 256), (1, 2048), (4, 2048)),
     resizes=((256, 1024),),
+    claimants=1,
 )
-_CLAIMANTS = 2
-"""The smallest and the largest of the other models: does a preemption's cost depend on them?"""
 
 
 def points_for(is_quick: bool) -> Points:
@@ -101,17 +102,17 @@ def items_for(
     subject: Subject, others: Sequence[Subject], node: NodeSpec, points: Points
 ) -> list[Item]:
     """All of them, in an order in which each finds most of what it needs in place."""
-    claimants = _claimants(subject, others)
+    claimants = _claimants(subject, others, points.claimants)
     plans = [_Plan(subject, claimants, node, device, points) for device in node.devices]
     named = {one.name: one for plan in plans for one in plan.items()}
     return list(named.values())
 
 
-def _claimants(subject: Subject, others: Sequence[Subject]) -> list[Subject]:
-    """By size; a name decides between equals."""
+def _claimants(subject: Subject, others: Sequence[Subject], most: int) -> list[Subject]:
+    """The smallest, and the largest; a name decides between equals."""
     able = [one for one in others if one.is_generating and one.spec.digest != subject.spec.digest]
     able.sort(key=lambda one: (one.spec.weights_bytes, one.spec.name))
-    return able if len(able) <= _CLAIMANTS else [able[0], able[-1]]
+    return able[:1] + able[1:][-1:] if most > 1 else able[:1]
 
 
 @dataclass(frozen=True, slots=True)
