@@ -128,7 +128,7 @@ def _row(one: _Reading) -> dict[str, float]:
 
 
 def _judge(run: Run, title: str, found: list[_Reading], memcpy_bytes_per_s: float) -> list[Check]:
-    """The largest size is what no cache holds; its bandwidth is held against that of a large copy."""
+    """The largest size is beyond the caches; its bandwidth is held against that of a large copy."""
     for one in found:
         row = _row(one)
         run.say(
