@@ -17,7 +17,6 @@ from repertory.domain.requests import FinishReason
 from repertory.domain.specs import KvShape, ModelSpec, Placement, WeightsForm
 from repertory.engines.contract import Frame, GenerationSpec, LogitsTrace, Sampling, TokenStep
 from repertory.engines.gguf.files import describe_file
-from repertory.engines.llamacpp import ENVIRONMENT
 from repertory.engines.llamacpp.client import LlamaCppEngine
 
 MEMORY_BYTES = 4 << 30
@@ -58,8 +57,7 @@ async def running_worker(*flags: str, devices: object = None) -> AsyncIterator[R
 
 
 def _spawn(theirs: socket.socket, flags: list[str]) -> "subprocess.Popen[bytes]":
-    command = ["env", *(f"{name}={value}" for name, value in ENVIRONMENT.items())]
-    command += [sys.executable, "-m", "repertory.engines.llamacpp.worker"]
+    command = [sys.executable, "-m", "repertory.engines.llamacpp.worker"]
     command += ["--socket", str(theirs.fileno()), *flags]
     return subprocess.Popen(command, pass_fds=[theirs.fileno()], stderr=subprocess.DEVNULL)
 

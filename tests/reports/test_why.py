@@ -140,6 +140,18 @@ request q7 of model coder
     )
 
 
+def test_what_a_first_token_did_not_have_to_wait_for_is_told(log: Log) -> None:
+    """The tokens that were found, and where their cells came from."""
+    log.add(Arrived(108 * SECOND, Request("q8", "coder", 900, 99)))
+    log.add(FirstToken(109 * SECOND, "q8", 896, 8 * MIB, 2_000_000, Rung.DISK))
+    log.add(Arrived(109 * SECOND, Request("q9", "coder", 900, 99)))
+    log.add(FirstToken(109 * SECOND, "q9", 128))
+    stories = [explain(log.records, name) for name in ("q8", "q9")]
+    found = [str(one) for one in stories]
+    assert "(896 tokens before it were found; 8.0 MiB copied back from disk in 2.0 ms)" in found[0]
+    assert "(128 tokens before it were found)" in found[1]
+
+
 @pytest.mark.parametrize("name", ["coder", "gpt-4o-mini"])
 def test_the_story_of_a_model_holds_whom_it_displaced(log: Log, name: str) -> None:
     story = explain(log.records, name)

@@ -6,7 +6,6 @@ short moves that came after it run in between: a 50M that maps its pages in 30 m
 1.1B that was being repacked.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -37,19 +36,13 @@ from repertory.engines.grammar.automaton import Grammar
 from repertory.engines.llamacpp.cells.computed import Weights, computed_of
 from repertory.engines.llamacpp.cells.saved import SavedKv
 from repertory.engines.llamacpp.cells.slots import Copied
-from repertory.engines.llamacpp.context import (
-    WARM_UP_TOKENS,
-    Context,
-    ContextOptions,
-    warm_up_decode,
-    warm_up_embed,
-    warm_up_prefill,
-)
+from repertory.engines.llamacpp.context import Context, ContextOptions
+from repertory.engines.llamacpp.firsts import Contexts, freed_on_failure
 from repertory.engines.llamacpp.futures import then
 from repertory.engines.llamacpp.library import Accelerator
 from repertory.engines.llamacpp.serving import Serving
 from repertory.engines.llamacpp.steps import StepLoop
-from repertory.engines.llamacpp.turns import Turns
+from repertory.engines.llamacpp.turns import Turns, be_nice
 from repertory.engines.llamacpp.weights import (
     Shelf,
     Shelved,
@@ -62,10 +55,6 @@ from repertory.engines.llamacpp.weights import (
 )
 
 __all__ = ["Device", "Mover"]
-
-_NICENESS = 10
-_STATE_OVERHEAD_BYTES = 32
-"""What a saved token holds besides its KV (position, sequence): measured 13."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,20 +80,6 @@ class _Replica:
     buffers_bytes: int = 0
 
 
-_Seen = tuple[object, str]
-"""Weights in one form, on a device."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What a model's first context showed."""
-
-    token_bytes: int
-    """KV of one token, as saved."""
-    unstated_bytes: int
-    """What appeared beyond the KV and the buffers that the library reserved."""
-
-
 class Mover:
     """All replicas of a worker.  Transitions queue; one runs at a time, and a long one lets short
     ones of other replicas in."""
@@ -126,9 +101,9 @@ class Mover:
         self._shelf = shelf(self._let_others_in)
         self._loading: str | None = None
         """The file that a load reads or copies."""
-        self._seen: dict[_Seen, _Known] = {}
+        self._contexts = Contexts()
         self._replicas: dict[str, _Replica] = {}
-        self._turns = Turns("mover", _be_nice)
+        self._turns = Turns("mover", be_nice)
 
     @property
     def replica_bytes(self) -> int:
@@ -354,17 +329,10 @@ class Mover:
         with self._working():
             context = Context(held.model, shape, device.options)
         serving = Serving(replica.id, held.model, context, self._saved, _weights(device, held))
-        with _freed_on_failure(context):
-            per_token = self._token_bytes(device, held, context)
+        with freed_on_failure(context):
+            per_token = self._contexts.token_bytes((held.key, device.spec.id), device.loop, context)
             device.loop.open(serving)
         self._read_back(replica, context, per_token, before)
-
-    def _token_bytes(self, device: Device, held: Shelved, context: Context) -> int:
-        """KV of one token.  A model's first context in this process computes a few, and what they
-        take is seen; later ones do not, for whoever waits would wait for it (a 1.1B: 110 ms).
-        """
-        known = self._seen.get((held.key, device.spec.id))
-        return _warm_up(device.loop, context) if known is None else known.token_bytes
 
     def _resize(self, replica: _Replica, shape: KvShape) -> Copied:
         device, held = _standing(replica)
@@ -374,8 +342,8 @@ class Mover:
         loop.call(lambda: loop.get(replica.id).check_fits(shape), replica.id).result()
         with self._working():
             context = Context(held.model, shape, device.options)
-        with _freed_on_failure(context):
-            per_token = self._token_bytes(device, held, context)
+        with freed_on_failure(context):
+            per_token = self._contexts.token_bytes((held.key, device.spec.id), device.loop, context)
             saved = loop.call(lambda: loop.get(replica.id).move_to(context), replica.id).result()
         with self._working():
             left.free()
@@ -397,17 +365,11 @@ class Mover:
     def _read_back(
         self, replica: _Replica, context: Context, per_token_bytes: int, before_bytes: int
     ) -> None:
-        """The KV's own bytes are exact; buffers are what appeared besides, or what the library
-        reserved if it has not touched all of that yet."""
         device, held = _standing(replica)
-        stated = replica.spec.kv_bytes_per_token
-        if 0 <= per_token_bytes - stated <= _STATE_OVERHEAD_BYTES:
-            per_token_bytes = stated
-        replica.kv_bytes = context.cells_allocated * per_token_bytes
-        appeared = taken_bytes(device.accelerator) - before_bytes - replica.kv_bytes
-        unstated = max(0, appeared - context.reserved_bytes)
-        known = self._seen.setdefault((held.key, device.spec.id), _Known(per_token_bytes, unstated))
-        replica.buffers_bytes = context.reserved_bytes + max(unstated, known.unstated_bytes)
+        appeared = taken_bytes(device.accelerator) - before_bytes
+        of = (held.key, device.spec.id)
+        read = self._contexts.read_back(of, replica.spec, context, per_token_bytes, appeared)
+        replica.kv_bytes, replica.buffers_bytes = read.kv_bytes, read.buffers_bytes
 
 
 def _check_layers(spec: ModelSpec, placement: Placement, device: Device) -> None:
@@ -430,28 +392,3 @@ def _standing(replica: _Replica) -> tuple[Device, Shelved]:
     assert device is not None, f"replica {replica.id} has no device"
     assert held is not None, f"replica {replica.id} has no weights"
     return device, held
-
-
-def _warm_up(loop: StepLoop, context: Context) -> int:
-    """One small batch of each kind, each between two steps; KV bytes per token."""
-    if context.takes_whole_prompts:
-        long = loop.call(partial(warm_up_embed, context, WARM_UP_TOKENS)).result()
-        short = loop.call(partial(warm_up_embed, context, 1)).result()
-        return (long - short) // (WARM_UP_TOKENS - 1)
-    long = loop.call(partial(warm_up_prefill, context)).result()
-    short = loop.call(partial(warm_up_decode, context)).result()
-    return (long - short) // (WARM_UP_TOKENS - 1)
-
-
-@contextmanager
-def _freed_on_failure(context: Context) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        context.free()
-        raise
-
-
-def _be_nice() -> None:
-    if hasattr(os, "setpriority"):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

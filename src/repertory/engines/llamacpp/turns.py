@@ -1,5 +1,6 @@
 """One thread that does jobs one after another; a long one lets short ones in on its way."""
 
+import os
 import threading
 import time
 from collections import deque
@@ -8,9 +9,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-__all__ = ["Turns"]
+__all__ = ["Turns", "be_nice"]
 
 _Answer = TypeVar("_Answer")
+_NICENESS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +95,9 @@ class Turns:
             job.future.set_exception(error)
         finally:
             self._subjects.pop()
+
+
+def be_nice() -> None:
+    """By a thread whose work may wait for everybody else's."""
+    if hasattr(os, "setpriority"):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

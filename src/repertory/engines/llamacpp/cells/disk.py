@@ -6,7 +6,6 @@ and read back before a generation that wants it takes its slot.  No step waits f
 
 import json
 import logging
-import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -26,12 +25,12 @@ from repertory.engines.llamacpp.cells.blob import (
 )
 from repertory.engines.llamacpp.cells.computed import Computed, Weights, shared_tokens
 from repertory.engines.llamacpp.context import SavedSequence
+from repertory.engines.llamacpp.turns import be_nice
 from repertory.policy.keep import Keep
 
 __all__ = ["DiskKv", "Match", "Written"]
 
 _log = logging.getLogger(__name__)
-_NICENESS = 10
 _DISTRUSTED = "distrusted.json"
 """What did not come back under which build: it is not tried again after a restart either."""
 
@@ -69,7 +68,7 @@ class DiskKv:
         self._starts: dict[str, str] = {}
         """By file: `start_of` what it holds."""
         self._lock = threading.Lock()
-        self._writing = ThreadPoolExecutor(1, "kv-out", _be_nice)
+        self._writing = ThreadPoolExecutor(1, "kv-out", be_nice)
         self._reading = ThreadPoolExecutor(1, "kv-in")
         self.is_off = budget_bytes <= 0
         self._writing.submit(self._take_over)
@@ -257,8 +256,3 @@ def _age(path: Path) -> tuple[int, str]:
         return (path.stat().st_mtime_ns, path.name)
     except OSError:
         return (0, path.name)
-
-
-def _be_nice() -> None:
-    if hasattr(os, "setpriority"):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
