@@ -99,6 +99,30 @@ def test_a_preempted_generation_goes_on_with_its_cells_in_another_context(model_
     asyncio.run(play())
 
 
+def test_what_is_longer_than_the_slots_are_now_waits_for_longer_ones(model_file):  # type: ignore[no-untyped-def]
+    """A sequence comes back whole or not at all.  Tried all the same it would count as one that did
+    not come back, and nothing of that architecture would be saved again.
+    """
+
+    async def play() -> None:
+        path = model_file(size="50m")
+        async with running_engine(*SAVING) as engine:
+            walk = Walk(engine, spec_of(path))
+            await walk.serve(1, 2048)
+            listener = Listener(engine)
+            await ask(engine, listener, "long", LONG)
+            await walk.deactivate()
+            await walk.activate(1, 512)
+            short = await ask(engine, listener, "short", LONG[:300])
+            assert short.steps[0].reused_tokens == 0, "computed: it begins as the long one does"
+            await walk.deactivate()
+            await walk.activate(1, 2048)
+            again = await ask(engine, listener, "again", [*LONG, 7, 8, 9])
+            assert again.steps[0].reused_tokens >= len(LONG)
+
+    asyncio.run(play())
+
+
 def test_without_a_budget_nothing_is_saved_and_all_is_computed_again(model_file):  # type: ignore[no-untyped-def]
     async def play() -> None:
         path = model_file(size="50m")

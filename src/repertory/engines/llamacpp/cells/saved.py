@@ -102,13 +102,25 @@ class SavedKv:
             done.add_done_callback(lambda _: self._written(name))
 
     def find(
-        self, weights: Weights, wanted: Computed, least_tokens: int, *, is_exact: bool
+        self,
+        weights: Weights,
+        wanted: Computed,
+        least_tokens: int,
+        *,
+        is_exact: bool,
+        cells: int | None = None,
     ) -> tuple[Saved, int] | None:
-        """What spares most of `wanted`, and how many tokens; None if it is fewer than asked for."""
+        """What spares most of `wanted`, and how many tokens; None if it is fewer than asked for.
+
+        A sequence comes back whole or not at all: one of more tokens than the slot has `cells` is
+        none for it.  None: into some slot.
+        """
         with self._lock:
             best: tuple[Saved, int] | None = None
             for one in self._saved.values():
                 if one.weights != weights:
+                    continue
+                if cells is not None and len(one.computed.tokens) > cells:
                     continue
                 tokens = shared_tokens(one.computed, wanted, is_exact=is_exact)
                 if tokens >= least_tokens and (best is None or tokens > best[1]):

@@ -197,8 +197,9 @@ class Slots:
         """Copy saved cells into the slot, if they are a chunk more than it has and that is quicker
         than to compute them; how much of what is wanted is there then.
         """
+        cells, is_exact = self.context.shape.cells, self.context.is_exact
         found = self._saved.find(
-            self._weights, wanted, tokens + CHUNK_TOKENS, is_exact=self.context.is_exact
+            self._weights, wanted, tokens + CHUNK_TOKENS, is_exact=is_exact, cells=cells
         )
         if found is None:
             return tokens
