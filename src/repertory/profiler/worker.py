@@ -59,7 +59,6 @@ def profiler_config(
         state_dir=config.state_dir / "profiler",
         host_memory_bytes=min(wanted, config.memory_bytes // _SAVED_PARTS),
         saved_kv_disk_bytes=0,
-        saved_kv_disk_bytes=0,
     )
 
 
