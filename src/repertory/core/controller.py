@@ -25,6 +25,7 @@ from repertory.core.fleet import (
     take_drain,
     take_model_added,
     take_model_removed,
+    take_profiled,
     take_settings,
     take_wish,
     take_worker_lost,
@@ -212,11 +213,6 @@ def _take_transition_done(state: State, step: Step, event: TransitionDone) -> No
         land(state, step, replica, event.measured)
 
 
-def _take_profiled(state: State, step: Step, event: ModelProfiled) -> None:
-    """From now on its costs are what was measured.  What waits was reckoned by what was known."""
-    state.costs.add_readings(event.digest, event.readings)
-
-
 def _take_timer(state: State, step: Step, event: Timer) -> None:
     """A timer that was not replaced by a later one."""
     due_ns = state.timers.get(event.name)
@@ -313,7 +309,7 @@ _TAKERS: dict[type[Event], Callable[[State, Step, Any], None]] = {  # Any: each 
     FirstToken: take_first_token,
     GenerationFailed: take_generation_failed,
     ModelAdded: take_model_added,
-    ModelProfiled: _take_profiled,
+    ModelProfiled: take_profiled,
     ModelRemoved: take_model_removed,
     OperatorAsked: take_wish,
     PlanReady: take_plan,

@@ -15,6 +15,7 @@ from repertory.domain.decisions import Cause, Verdict
 from repertory.domain.events import (
     DrainAsked,
     ModelAdded,
+    ModelProfiled,
     ModelRemoved,
     OperatorAsked,
     SettingsChanged,
@@ -34,6 +35,7 @@ __all__ = [
     "take_drain",
     "take_model_added",
     "take_model_removed",
+    "take_profiled",
     "take_settings",
     "take_wish",
     "take_worker_lost",
@@ -164,10 +166,32 @@ def take_model_added(state: State, step: Step, event: ModelAdded) -> None:
         _keep(model)
     model.is_wanted = (was_wanted or model.is_pinned) and not _is_coming(model)
     state.costs.add(spec)
+    take_held(state, model)
     if model.is_pinned:
         _spare(state, step, model)
     _refresh_limits(state, step, model)
     _fail_unfit(state, step, model)
+
+
+def take_profiled(state: State, step: Step, event: ModelProfiled) -> None:
+    """From now on its costs are what was measured.  What waits was reckoned by what was known."""
+    state.costs.add_readings(event.digest, event.readings)
+    for model in state.models.values():
+        if model.spec.digest == event.digest:
+            take_held(state, model)
+
+
+def take_held(state: State, model: ModelState) -> None:
+    """Bytes that were read before it was ever brought up here are reserved as if it had been; what
+    was read of it since, by this server, stands.
+    """
+    held = state.costs.held(model.spec)
+    if held is None or model.spec.devices_per_replica > 1:
+        return
+    for form, size in held.weights_bytes.items():
+        model.measured_weights_bytes.setdefault(form, size)
+    model.measured_buffers_bytes = model.measured_buffers_bytes or held.buffers_bytes
+    model.need_bytes = None
 
 
 def _change_spec(state: State, step: Step, model: ModelState, spec: ModelSpec) -> None:
