@@ -121,5 +121,5 @@ def test_bytes_that_were_read_ahead_are_reserved_whichever_is_heard_first() -> N
         for event in told:
             controller.handle(event)
         known = controller.state.models[spec.name]
-        assert known.measured_weights_bytes == {WeightsForm.PLAIN: 700 << 20}
+        assert known.measured_weights_bytes == {(WeightsForm.PLAIN, None, False): 700 << 20}
         assert known.measured_buffers_bytes == 8 << 20

@@ -70,10 +70,13 @@ class CostBook:
         self._reckon_anew()
 
     def held(self, spec: ModelSpec) -> Held | None:
-        """What its readings say it takes; of several devices, the first that tells by name."""
+        """What its readings say it takes on cores, where all of it is one tier; of several sets of
+        them, the first that tells by name.
+        """
         for digest, device in sorted(self._readings):
-            if digest == spec.digest and self._readings[digest, device].memory:
-                return held_from(spec, self._readings[digest, device])
+            read = self._readings[digest, device]
+            if digest == spec.digest and read.backend == "cpu" and read.memory:
+                return held_from(spec, read)
         return None
 
     def _reckon_anew(self) -> None:

@@ -196,7 +196,7 @@ def take_held(state: State, model: ModelState) -> None:
     if held is None or model.spec.devices_per_replica > 1:
         return
     for form, size in held.weights_bytes.items():
-        model.measured_weights_bytes.setdefault(form, size)
+        model.measured_weights_bytes.setdefault((form, None, False), size)
     model.measured_buffers_bytes = model.measured_buffers_bytes or held.buffers_bytes
     model.need_bytes = None
 
