@@ -7,6 +7,7 @@ import pytest
 from core.play import Play
 from repertory.domain.actions import Preempt
 from repertory.domain.events import ModelRemoved
+from repertory.domain.ladder import Rung
 from repertory.domain.settings import Settings
 from worlds import World, llama_world
 
@@ -168,3 +169,20 @@ def test_the_record_says_what_was_compared(play: Play) -> None:
     assert [one.name for one in verdict.options] == ["preempt", "wait for their end"]
     assert verdict.options[0].harm_s < verdict.options[1].harm_s
     assert replace(verdict, options=()).why
+
+
+def test_weights_stay_where_the_kv_memory_alone_makes_room() -> None:
+    """Then the way back is a context and no load (Yildiz 2026, feature 6)."""
+    penalties = {}
+    for memory_gib in (1.4, 2.15):
+        world = llama_world(models=2, memory_gib=memory_gib)
+        play = Play(World(world.node, world.models, Settings(prewarm=False)))
+        batch = running(play)
+        play.ask("b", 50, 4)
+        assert stopped(play) == [batch]
+        (verdict,) = [one for one in play.decisions[-1].verdicts if one.rule == "preempt"]
+        penalties[memory_gib] = verdict.predicted_s or 0.0
+        replica = play.state.replicas[play.where[batch]]
+        away_s = play.state.costs.load_s(replica.spec, replica.placement, Rung.HOST)
+        play.end()
+    assert penalties[1.4] - penalties[2.15] > 0.9 * away_s

@@ -50,6 +50,14 @@ class TestPreempt:
                 break
         assert times == 11, "100 s saved for 0.8 lost of a tenth of the weight"
 
+    def test_what_is_known_badly_stops_less(self) -> None:
+        """It must go on for longer than the penalty, also if that is as large as it may be."""
+        stop = worth_stopping(10.0, [Stake("a", 0.1, 1.5, 0.0)], 0.5, 0.0, 0.5)
+        assert stop is not None
+        assert stop.is_worth_it
+        assert replace(stop, error=0.4).is_worth_it
+        assert not replace(stop, error=0.6).is_worth_it, "1.6 s at the worst, for 1.5"
+
     def test_where_nothing_runs_there_is_nothing_to_stop(self) -> None:
         assert worth_stopping(1.0, [], 0.1, 0.1, 0.1) is None
 

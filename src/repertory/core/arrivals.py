@@ -146,11 +146,12 @@ def take_cancelled(state: State, step: Step, event: Cancelled) -> None:
 
 
 def _refresh_switch(state: State, model: ModelState, cells: int) -> None:
-    """Predict anew what bringing this model up would take."""
+    """Predict anew what bringing this model up would take; weights that are there need no load."""
     spec = model.spec
     source = Rung.HOST if model.replicas else Rung.DISK
     where = Placement(usual_placement(state, model).devices)
-    load = state.costs.load_s(spec, where, source)
+    is_prewarmed = any(one.rung is Rung.DEVICE for one in model.replicas.values())
+    load = 0.0 if is_prewarmed else state.costs.load_s(spec, where, source)
     activate = state.costs.activate_s(spec, where, shape_for(spec, 2, cells))
     model.switch_ns = round((load + activate) * 1e9)
 

@@ -4,13 +4,15 @@ from dataclasses import replace
 from itertools import islice
 
 from repertory.core.comparing import begin_pause
+from repertory.core.ledger import Charge
 from repertory.core.queueing import dues_of, heaviest, in_line, requeue
 from repertory.core.serving import leave_replica, lose, switch_basis
+from repertory.core.sites import need_bytes
 from repertory.core.state import ModelState, ReplicaState, RequestRecord, State, Step
 from repertory.domain.actions import Preempt
 from repertory.domain.decisions import Cause, Option, Verdict
 from repertory.domain.events import Preempted
-from repertory.domain.ladder import Phase, RequestState, Rung
+from repertory.domain.ladder import Edge, Phase, RequestState, Rung
 from repertory.policy.line import band
 from repertory.policy.objective import MISS_PENALTY_S, Due, aged_weight, at_risk
 from repertory.policy.preempt import (
@@ -173,14 +175,41 @@ def _weigh(state: State, step: Step, claimant: ModelState, replica: ReplicaState
     now_s = step.at_ns / 1e9
     waited_s = max(0.0, claimant.queued_weight * now_s - claimant.queued_weight_since)
     weight = aged_weight(claimant.queued_weight, waited_s, state.settings.max_wait_s)
-    back_s = replica.activate_s + replica.reload_s
+    stays = _weights_stay(state, claimant, replica)
+    back_s = replica.activate_s + (0.0 if stays else replica.reload_s)
     stakes = [_stake(state, step, replica, one) for one in replica.running.values()]
     # All that waits may go before what is stopped: where there is much of it, stopping shuffles.
     # But for its own model's queue: what was stopped goes before that (`policy.line`).
     queued_ns = state.queued_ns - state.models[replica.model].queued_ns
-    there_s, work_s = claimant.switch_ns / 1e9, queued_ns / 1e9 / len(state.devices)
-    dues = dues_of(claimant, since_ns=step.at_ns)
-    return worth_stopping(weight, stakes, there_s, work_s, back_s, dues)
+    there_s = _leaving_s(state, replica, stays) + claimant.switch_ns / 1e9
+    work_s, dues = queued_ns / 1e9 / len(state.devices), dues_of(claimant, since_ns=step.at_ns)
+    found = worth_stopping(weight, stakes, there_s, work_s, back_s, dues)
+    return None if found is None else replace(found, error=_error(state, replica, stays))
+
+
+def _weights_stay(state: State, claimant: ModelState, replica: ReplicaState) -> bool:
+    """The claimant finds room in what the victim's KV memory leaves (Yildiz 2026, feature 6)."""
+    need = need_bytes(state, claimant)
+    return all(
+        one.available_bytes + one.of(replica.id, Charge.KV) + one.of(replica.id, Charge.BUFFERS)
+        >= need
+        for one in state.ledgers_of(replica)
+    )
+
+
+def _leaving_s(state: State, replica: ReplicaState, stays: bool) -> float:
+    """Until the victim's memory is free; with what is copied out, as that was measured."""
+    spec, where, costs = replica.spec, replica.placement, state.costs
+    closing_s = costs.free(spec, where, Edge.DEACTIVATE).seconds
+    return closing_s if stays else closing_s + costs.free(spec, where, Edge.UNLOAD).seconds
+
+
+def _error(state: State, replica: ReplicaState, stays: bool) -> float:
+    """Of the largest part of the penalty: the victim's way back."""
+    spec, where, costs = replica.spec, replica.placement, state.costs
+    if stays and replica.kv is not None:
+        return costs.activate(spec, where, replica.kv).error
+    return costs.load(spec, where, Rung.HOST).error
 
 
 def _risked(state: State, step: Step, claimant: ModelState) -> float:

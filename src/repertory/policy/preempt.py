@@ -44,10 +44,15 @@ class Stop:
     """What those who are stopped wait for instead."""
     drain_s: float
     penalty_s: float
+    error: float = 0.0
+    """Relative: how far off the seconds of such switches have been."""
 
     @property
     def is_worth_it(self) -> bool:
-        return self.saved > self.lost and self.drain_s > self.penalty_s
+        """It saves more than it costs, and what is stopped would go on for longer than the penalty
+        even if that is as much larger as it may be: what is known badly stops less.
+        """
+        return self.saved > self.lost and self.drain_s > self.penalty_s * (1.0 + self.error)
 
 
 def expected_left(usual: float | None, most: float, made: float) -> float:
