@@ -28,6 +28,7 @@ TREE = TokenTree([*PIECES, b""])
 ENDS = np.array([len(PIECES)])
 TEXT = "root ::= [a-g é€𝄞]{5,60}"
 MOST_TOKENS = 40
+WEIGHTS = {mode: Weights("toy", "toy", is_exact=mode) for mode in (False, True)}
 
 
 def grammar_of(text: str) -> Grammar | None:
@@ -154,8 +155,8 @@ class Stage:
 
     def _opened(self, shape: KvShape) -> Serving:
         context: Any = ToyContext(shape, is_exact=self.is_exact)
-        weights = Weights("toy", "toy", is_exact=self.is_exact)
-        return Serving(f"r{len(self.replicas)}", MODEL, context, self.saved, weights)
+        name = f"r{len(self.replicas)}"
+        return Serving(name, MODEL, context, self.saved, WEIGHTS[self.is_exact])
 
 
 def uninterrupted(spec: GenerationSpec, is_exact: bool) -> Told:
@@ -167,7 +168,7 @@ def uninterrupted(spec: GenerationSpec, is_exact: bool) -> Told:
     return stage.told[spec.id]
 
 
-SHAPES = st.builds(KvShape, st.sampled_from((1, 1, 2, 4)), st.just(512))
+SHAPES = st.builds(KvShape, st.sampled_from((1, 1, 2, 4)), st.sampled_from((352, 512)))
 CHANGES = st.lists(
     st.tuples(st.integers(0, 4), st.integers(0, 7), st.integers(0, 7), SHAPES), max_size=60
 )
@@ -219,6 +220,7 @@ def test_stopped_anywhere_and_resumed_in_any_order_each_says_what_it_would_have_
     for change in changes:
         stage.change(*change)
     stage.end()
+    assert stage.saved.wants(WEIGHTS[is_exact], 1) == (budget > 0), "what came back is believed"
     for name, told in stage.told.items():
         alone = uninterrupted(told.spec, is_exact)
         assert told.tokens == alone.tokens, name

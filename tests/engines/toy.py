@@ -11,6 +11,7 @@ import numpy as np
 
 from repertory.domain.specs import KvShape
 from repertory.engines.llamacpp import CHUNK_TOKENS
+from repertory.engines.llamacpp.context import DecodeFailed
 
 __all__ = ["PIECES", "ToyContext", "ToyModel"]
 
@@ -97,7 +98,8 @@ class ToyContext:
         return ToySequence(tuple(self._cells[slot]))
 
     def restore(self, slot: int, saved: ToySequence) -> None:
-        assert len(saved.cells) <= self.shape.cells
+        if len(saved.cells) > self.shape.cells:
+            raise DecodeFailed("restored 0 bytes of a sequence")
         self._cells[slot] = list(saved.cells)
 
     def _add(self, slot: int, token: int, at: int, chunk: tuple[int, int]) -> None:

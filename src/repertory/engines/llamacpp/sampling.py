@@ -13,17 +13,26 @@ takes 1 to 2 µs, and three times that where a step has just gone through all ca
 import hashlib
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
-from repertory.engines.contract import LogitsTrace, Sampling
+from repertory.engines.contract import LogitsTrace, Ranked, Sampling, TokenLogprob
 from repertory.engines.grammar.automaton import Automaton
 
-__all__ = ["Likeliest", "NotANumber", "TokenSampler", "draw", "likeliest", "trace", "uniform"]
+__all__ = [
+    "Likeliest",
+    "NotANumber",
+    "TokenSampler",
+    "draw",
+    "likeliest",
+    "logprobs",
+    "trace",
+    "uniform",
+]
 
 Logits = NDArray[np.float32]
 Ids = NDArray[np.intp]
@@ -154,6 +163,23 @@ def likeliest(logits: Logits, drawn: int, count: int) -> Likeliest:
         tuple(ids.tolist()),
         tuple(float(logits[one]) - total for one in ids),
     )
+
+
+def logprobs(
+    logits: Logits, token: int, count: int | None, piece: Callable[[int, bool], bytes]
+) -> tuple[TokenLogprob, ...]:
+    """Of a token that was drawn, with `count` of the likeliest; None: nobody asked.
+
+    `piece` gives a token's bytes, specials shown if its second argument says so.
+    """
+    if count is None:
+        return ()
+    found = likeliest(logits, token, count)
+    top = (
+        Ranked(other, piece(other, True), logprob)
+        for other, logprob in zip(found.ids, found.logprobs, strict=True)
+    )
+    return (TokenLogprob(Ranked(token, piece(token, True), found.drawn), tuple(top)),)
 
 
 def draw(logits: Logits, sampling: Sampling, position: int) -> int:

@@ -12,12 +12,7 @@ from collections import deque
 from repertory.domain.errors import BadRequest, EngineError
 from repertory.domain.requests import FinishReason
 from repertory.domain.specs import KvShape
-from repertory.engines.contract import (
-    GenerationSpec,
-    Ranked,
-    TokenLogprob,
-    TokenStep,
-)
+from repertory.engines.contract import GenerationSpec, TokenStep
 from repertory.engines.grammar.automaton import Automaton, Grammar
 from repertory.engines.llamacpp.cells.computed import Weights, computed_of
 from repertory.engines.llamacpp.cells.saved import SavedKv
@@ -25,7 +20,7 @@ from repertory.engines.llamacpp.cells.slots import Copied, Slots
 from repertory.engines.llamacpp.context import Context, DecodeFailed, Logits
 from repertory.engines.llamacpp.generations import Drawn, Generation
 from repertory.engines.llamacpp.library import Model
-from repertory.engines.llamacpp.sampling import NotANumber, TokenSampler, likeliest, trace
+from repertory.engines.llamacpp.sampling import NotANumber, TokenSampler, logprobs, trace
 from repertory.engines.pooling import Pool, pooling_of
 from repertory.engines.text import TextAssembler
 from repertory.policy.share import QUANTUM_NS, StepKind, next_step, worth_ns
@@ -364,7 +359,7 @@ class Serving:
         if token is not None:
             one.tokens.append(token)
             drawn.traces = (trace(row),) if one.spec.trace_logits else ()
-            drawn.logprobs = self._logprobs(one, row, token)
+            drawn.logprobs = logprobs(row, token, one.spec.logprobs, self._piece)
         self._tell(drawn)
         if drawn.finish is not None:
             self._retire(slot)
@@ -388,17 +383,6 @@ class Serving:
             drawn.finish = FinishReason.STOP if is_complete else FinishReason.LENGTH  # 4, 5
         if one.assembler.is_stopped:
             drawn.finish = FinishReason.STOP  # 3
-
-    def _logprobs(self, one: Generation, row: Logits, token: int) -> tuple[TokenLogprob, ...]:
-        if one.spec.logprobs is None:
-            return ()
-        found = likeliest(row, token, one.spec.logprobs)
-        top = (
-            Ranked(other, self._piece(other, True), logprob)
-            for other, logprob in zip(found.ids, found.logprobs, strict=True)
-        )
-        drawn = Ranked(token, self._piece(token, True), found.drawn)
-        return (TokenLogprob(drawn, tuple(top)),)
 
     def _lose(self, slots: list[int], message: str) -> list[Drawn]:
         lost = [Drawn(self._slots.at(slot), error=message) for slot in slots]
