@@ -86,8 +86,10 @@ WORLDS: dict[str, Callable[[], World]] = {
     "llama": llama_world,
     "vllm": vllm_world,
     "split": split_world,
-    "offload": offload_world,
 }
+DIVIDED: dict[str, Callable[[], World]] = {"offload": offload_world}
+"""Where layers may lie in two memories.  Not played live beside the simulator: on an accelerator
+the fake engine tells some ends a frame late, with or without a division."""
 
 
 def workload(world: World, seed: int, requests: int, per_s: float = 2.0) -> list[Event]:

@@ -1,7 +1,7 @@
 """Which ways of bringing a model up are weighed, where some of its layers may stay in main memory.
 
 Ours weighs all of them by their harm.  The other two are what programs do that have no curve: they
-stand here for comparison (`bench.costs`, `tests/sim/test_offload.py`), and nobody can choose them.
+stand here for comparison (`bench.costs`, `tests/sim/test_goodput.py`), and nobody can choose them.
 """
 
 from collections.abc import Callable, Sequence

@@ -20,7 +20,7 @@ def test_goodput_is_no_less_than_by_either_rule_of_thumb(name: str) -> None:
 
 
 def table() -> None:
-    """`python tests/sim/test_offload.py`: the figures behind the tests."""
+    """`python tests/sim/test_goodput.py`: the figures behind the tests."""
     for name in SHAPES:
         words = "  ".join(f"{rule.__name__} {found(name, rule):7.2f}" for rule in RULES)
         print(f"{name:12}  {words}")  # noqa: T201  # a table for a person
