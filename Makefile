@@ -39,8 +39,9 @@ fuzz: setup  ## Generated requests and damaged files against a real server (some
 bench-costs: peers  ## Preemption beside llama-server, and 500 streams while the worker is killed
 	$(BIN)/python -m bench.costs
 
-peers: setup  ## Build llama-server, the peer of bench-serve, from our engine's source
+peers: setup  ## Build what the benchmarks compare with, from our engine's source: llama-server, a slow CPU
 	@bash bench/peers.sh
+	@bash bench/pair.sh
 
 docs: setup  ## Write the generated pages of docs/ from the tables in the code
 	$(BIN)/python -m repertory.reports.diagrams

@@ -63,7 +63,10 @@ def test_the_example_is_a_configuration_and_names_the_schema(tmp_path: Path) -> 
 def test_the_commented_parts_of_the_example_work_too(tmp_path: Path) -> None:
     text = example_in(tmp_path).replace("devices: auto\n", "")
     text = re.sub(
-        r"^# (state_dir|host_memory|saved_kv_disk|devices:$|  - )", r"\1", text, flags=re.MULTILINE
+        r"^# (state_dir|host_memory|saved_kv_disk|rpc|devices:$|  - )",
+        r"\1",
+        text,
+        flags=re.MULTILINE,
     )
     VALIDATOR.validate(yaml.safe_load(text))
     config = parse_file(text, "example.yaml", tmp_path)
@@ -71,6 +74,7 @@ def test_the_commented_parts_of_the_example_work_too(tmp_path: Path) -> None:
     assert config.state_dir == tmp_path / "state"
     assert config.host_memory_bytes == 2 * 2**30
     assert config.saved_kv_disk_bytes == 20 * 2**30
+    assert config.rpc == ("192.168.1.20:50052",)
 
 
 def test_defaults_of_the_schema_are_accepted_by_the_parser(tmp_path: Path) -> None:
@@ -111,6 +115,9 @@ DURATIONS = mostly(
 )
 ID = matching("[a-z][a-z0-9._:/-]{2,12}")
 TRUTHS = mostly(st.booleans())
+ENDPOINTS = mostly(
+    matching("[a-z0-9.]{1,9}:[0-9]{1,5}"), st.sampled_from(["gpu:", "gpu", ":1", "a b:1"])
+)
 
 
 def mapping(required: dict[str, Any], optional: dict[str, Any]) -> Any:
@@ -145,6 +152,7 @@ DOCUMENTS = mapping(
         "memory": SIZES,
         "host_memory": SIZES,
         "saved_kv_disk": SIZES,
+        "rpc": mostly(st.lists(ENDPOINTS, max_size=2)),
         "favour": mostly(st.sampled_from(["latency", "balanced", "throughput"])),
         "host": mostly(ID),
         "port": mostly(st.integers(0, 65535), st.integers(-1, 70000)),

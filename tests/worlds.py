@@ -69,10 +69,24 @@ def split_world() -> World:
     return World(llama_like(specs), models)
 
 
+def offload_world() -> World:
+    """An accelerator beside main memory; `b` fits neither whole, and on both together."""
+    specs = (DeviceSpec("cpu0", 2 * GIB, cores=2), DeviceSpec("gpu0", GIB, backend="fake"))
+    parts = {"head_bytes": 64 * MIB, "kept_bytes": 48 * MIB, "handle_bytes": 8 * MIB}
+    models = (
+        model("a", GIB // 2, **parts),
+        model("b", 2 * GIB + 128 * MIB, layers=32, **parts),
+        model("c", GIB - 64 * MIB, ttl_s=3.0, **parts),
+        model("d", GIB + 256 * MIB, head_bytes=48 * MIB, layers_bytes=GIB + 208 * MIB),
+    )
+    return World(llama_like(specs), models)
+
+
 WORLDS: dict[str, Callable[[], World]] = {
     "llama": llama_world,
     "vllm": vllm_world,
     "split": split_world,
+    "offload": offload_world,
 }
 
 

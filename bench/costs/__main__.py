@@ -7,6 +7,7 @@ from bench.costs.dear import dear
 from bench.costs.errors import errors
 from bench.costs.kv import kv
 from bench.costs.mixed import mixed
+from bench.costs.offload import offload
 from bench.costs.storm import storm
 from bench.serve.run import Scenes, main
 
@@ -17,6 +18,7 @@ SCENES: Scenes = {
     "dear": dear,
     "mixed": mixed,
     "storm": storm,
+    "offload": offload,
 }
 
 if __name__ == "__main__":

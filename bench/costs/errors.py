@@ -18,9 +18,11 @@ import msgspec
 from bench.checks import Check, at_most
 from bench.serve.models import folder_of
 from bench.serve.run import Run
+from repertory.domain.ladder import Rung
 from repertory.domain.readings import DeviceReadings, Readings, StepReading, typical_s
-from repertory.domain.specs import DeviceSpec, ModelSpec
-from repertory.perf.fit import profile_from
+from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec
+from repertory.perf.bytes import kv_bytes
+from repertory.perf.fit import held_from, profile_from
 from repertory.perf.profiles import Profile, prior_profile
 
 __all__ = ["errors"]
@@ -78,6 +80,7 @@ def _errors_of(coarse: Readings, whole: Readings) -> Iterator[tuple[str, float]]
         prior = prior_profile(_spec(coarse), device)
         profile = profile_from(prior, known, coarse.weights_bytes)
         yield from _of_moves(profile, known, read, coarse.weights_bytes)
+        yield from _of_memory(_spec(coarse), known, read)
         seen = {_point(one) for one in known.steps}
         for one in read.steps:
             if _point(one) not in seen:
@@ -111,8 +114,18 @@ def _of_moves(
         if one.tokens not in sizes:
             yield "kv", abs(profile.kv_out.seconds(one.size_bytes) / typical_s(one.out_s) - 1.0)
             yield "kv", abs(profile.kv_in.seconds(one.size_bytes) / typical_s(one.in_s) - 1.0)
-    for held in read.memory:
-        yield "memory", abs(held.predicted_bytes / held.measured_bytes - 1.0)
+
+
+def _of_memory(
+    spec: ModelSpec, known: DeviceReadings, read: DeviceReadings
+) -> Iterator[tuple[str, float]]:
+    """As the ledger reserves it: weights and buffers as they were read, KV by its shape."""
+    held = held_from(spec, known)
+    for one in read.memory:
+        predicted = held.weights_bytes[one.form]
+        if one.rung is Rung.SERVING:
+            predicted += held.buffers_bytes + kv_bytes(spec, KvShape(one.sequences, one.cells))
+        yield "memory", abs(predicted / one.measured_bytes - 1.0)
 
 
 def _point(one: StepReading) -> tuple[object, ...]:

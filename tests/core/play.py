@@ -7,6 +7,7 @@ the engine holds.  Whatever the order of events, its assertions and the controll
 from dataclasses import dataclass, field, replace
 
 from repertory.core.controller import Controller
+from repertory.core.tiers import lies
 from repertory.domain.actions import (
     Action,
     Activate,
@@ -47,8 +48,8 @@ from repertory.domain.events import (
 from repertory.domain.ladder import Rung, destination
 from repertory.domain.plans import Problem
 from repertory.domain.requests import Fault, FinishReason, Outcome, Request
-from repertory.domain.specs import KvShape, ModelSpec, Placement
-from repertory.perf.bytes import kv_bytes, weights_footprint
+from repertory.domain.specs import Footprint, KvShape, ModelSpec, Placement
+from repertory.perf.bytes import kv_needs, placed_footprint, rest_footprint
 from repertory.policy.prewarm import solve
 from worlds import World
 
@@ -336,14 +337,14 @@ class Play:
             self._check_pin(action, leaving)
             assert self._cause(action) not in UPWARD - {Cause.OPERATOR}, action
         else:
-            assert self._cause(action) in UPWARD, action
+            assert self._cause(action) in UPWARD | {Cause.PLACEMENT}, action
         if isinstance(action, Load):
             copy.spec, copy.placement = self.specs[action.model], action.placement
         copy.moving = action
         self.pending[action.action_id] = action
         if isinstance(action, (Load, Activate, Resize)):
             assert copy.placement is not None
-            for device in copy.placement.devices:
+            for device in copy.placement.pools:
                 self._check_device(device, f"{action} after {event}")
 
     def _check_pin(self, action: Transition, leaving: set[str]) -> None:
@@ -374,21 +375,21 @@ class Play:
         assert held <= budget, f"{device} holds {held} of {budget} bytes: {story}"
 
     def _held(self, copy: Copy, device: str) -> int:
-        if copy.placement is None or device not in copy.placement.devices:
+        if copy.placement is None or device not in copy.placement.pools:
             return 0
-        foot = weights_footprint(copy.spec, copy.placement.form)
+        foot = self._foot(copy, device)
         held = 0
         if copy.rung in (Rung.DEVICE, Rung.SERVING):
-            held += self._weights(copy)
+            held += self._weights(copy, device)
         elif isinstance(copy.moving, Load):
-            held += self._weights(copy) if self._is_known(copy) else foot.weights_bytes
+            held += self._weights(copy, device) if self._is_known(copy) else foot.weights_bytes
         elif copy.rung is Rung.HOST:
             held += self.world.node.capabilities.asleep_residue_bytes
         if isinstance(copy.moving, Load):
             held += foot.peak_bytes
         for shape in (copy.kv, getattr(copy.moving, "kv", None)):
             if shape is not None:
-                held += kv_bytes(copy.spec, shape)
+                held += kv_needs(copy.spec, copy.placement, shape)[device]
         if copy.kv is not None or isinstance(copy.moving, Activate):
             held += foot.buffers_bytes
         return held
@@ -397,22 +398,37 @@ class Play:
         """The brain was told how large these weights really are, and has not forgotten it."""
         model = self.state.models.get(copy.model)
         is_same = model is not None and model.spec.digest == copy.spec.digest
-        return is_same and bool(model.measured_weights_bytes)
-
-    def _weights(self, copy: Copy) -> int:
-        """Per device, as they really are."""
         assert copy.placement is not None
-        foot = weights_footprint(copy.spec, copy.placement.form)
-        return round(foot.weights_bytes * self.stretch.get(copy.spec.digest, 1.0))
+        return is_same and lies(copy.placement) in model.measured_weights_bytes
+
+    def _foot(self, copy: Copy, pool: str) -> Footprint:
+        assert copy.placement is not None
+        if pool == copy.placement.rest:
+            return rest_footprint(copy.spec, copy.placement)
+        return placed_footprint(copy.spec, copy.placement)
+
+    def _weights(self, copy: Copy, pool: str) -> int:
+        """In a pool, as they really are."""
+        stretch = self.stretch.get(copy.spec.digest, 1.0)
+        return round(self._foot(copy, pool).weights_bytes * stretch)
 
     def _measured(self, replica_id: str, copy: Copy) -> Measured:
         if copy.rung not in (Rung.DEVICE, Rung.SERVING) or copy.placement is None:
             return Measured(3_000_000, 0, 0, 0)
-        width = len(copy.placement.devices)
-        foot = weights_footprint(copy.spec, copy.placement.form)
-        kv = kv_bytes(copy.spec, copy.kv) if copy.kv is not None else 0
-        buffers = foot.buffers_bytes if copy.kv is not None else 0
-        return Measured(50_000_000, self._weights(copy) * width, kv * width, buffers * width)
+        devices, rest = copy.placement.devices, copy.placement.rest
+        kv, buffers = dict.fromkeys(copy.placement.pools, 0), dict.fromkeys(copy.placement.pools, 0)
+        if copy.kv is not None:
+            kv = kv_needs(copy.spec, copy.placement, copy.kv)
+            buffers = {pool: self._foot(copy, pool).buffers_bytes for pool in kv}
+        return Measured(
+            50_000_000,
+            sum(self._weights(copy, device) for device in devices),
+            sum(kv[device] for device in devices),
+            sum(buffers[device] for device in devices),
+            rest_weights_bytes=None if rest is None else self._weights(copy, rest),
+            rest_kv_bytes=None if rest is None else kv[rest],
+            rest_buffers_bytes=None if rest is None else buffers[rest],
+        )
 
     def _check_host(self) -> None:
         node = self.world.node
@@ -428,7 +444,7 @@ class Play:
     def _check_recovered(self) -> None:
         for name, ledger in self.state.devices.items():
             pinned = any(
-                self.state.models[one.model].is_pinned and name in one.placement.devices
+                self.state.models[one.model].is_pinned and name in one.placement.pools
                 for one in self.state.replicas.values()
             )
             assert pinned or not ledger.is_overrun, f"{name} stays over budget"

@@ -66,6 +66,6 @@ def test_an_accelerator_is_preferred_to_cores() -> None:
 
 
 def test_cores_serve_what_the_accelerator_cannot_hold() -> None:
-    gpu = DeviceSpec("vulkan0", GIB // 2, backend="vulkan")
+    gpu = DeviceSpec("vulkan0", GIB // 16, backend="vulkan")
     brain = Brain([DeviceSpec("cpu0", 4 * GIB, cores=2), gpu])
     assert brain.ask("a") == "cpu0"

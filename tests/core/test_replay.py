@@ -9,8 +9,9 @@ import pytest
 from repertory.core.controller import Controller
 from repertory.core.invariants import check
 from repertory.core.journal import Header, decode_event, encode, encode_header, read_lines
-from repertory.domain.events import ModelProfiled
-from repertory.domain.readings import DeviceReadings, StepReading
+from repertory.domain.events import ModelAdded, ModelProfiled
+from repertory.domain.ladder import Rung
+from repertory.domain.readings import DeviceReadings, MemoryReading, StepReading
 from repertory.domain.settings import Settings
 from repertory.domain.specs import Placement, WeightsForm
 from repertory.engines.node_model import NodeModel
@@ -104,3 +105,21 @@ def test_readings_reach_the_brain_by_its_one_door_and_come_back_out_of_a_log() -
     assert controller.state.costs.step_s(spec, here, 3, 192) == pytest.approx(1.5, rel=1e-6)
     events = [decode_event(entry) for entry in read_lines(log)]
     assert events[-1] == ModelProfiled(0, spec.digest, read)
+
+
+def test_bytes_that_were_read_ahead_are_reserved_whichever_is_heard_first() -> None:
+    world = WORLDS["llama"]()
+    spec, device = world.models[0], world.node.devices[0]
+    memory = (
+        MemoryReading(Rung.DEVICE, WeightsForm.PLAIN, None, 0, 0, 1, 700 << 20),
+        MemoryReading(Rung.SERVING, WeightsForm.PLAIN, None, 1, 256, 1, (708 << 20) + 256 * 32768),
+    )
+    read = DeviceReadings(device.id, device.backend, device.cores, memory=memory)
+    events = [ModelAdded(0, spec), ModelProfiled(0, spec.digest, read)]
+    for told in (events, events[::-1]):
+        controller = Controller(world.settings, lambda _: None)
+        for event in told:
+            controller.handle(event)
+        known = controller.state.models[spec.name]
+        assert known.measured_weights_bytes == {(WeightsForm.PLAIN, None, False): 700 << 20}
+        assert known.measured_buffers_bytes == 8 << 20

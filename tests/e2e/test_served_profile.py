@@ -75,6 +75,9 @@ def test_killed_in_the_middle_it_goes_on_and_then_measures_nothing(
     assert [one["stays"] for one in device["cycles"]] == [False, True]
     assert all(one["reused_tokens"] > 64 for one in device["cycles"])
     assert device["links"]
+    (kv,) = device["kv"]
+    assert kv["tokens"] == 256
+    assert min(*kv["out_s"], *kv["in_s"]) > 0.0
     drawn = {path.name for path in (tmp_path / "plots").iterdir()}
     assert {"one-cpu0-preemption.png", "one-cpu0-decode.png", "profiles.md"} <= drawn
 

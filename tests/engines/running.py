@@ -74,6 +74,9 @@ def spec_of(path: Path, name: str = "model") -> ModelSpec:
         context_tokens=facts.trained_context_tokens,
         buffers_bytes=facts.buffers_bytes,
         repacked_bytes=facts.repacked_bytes,
+        head_bytes=facts.head_bytes,
+        kept_bytes=facts.kept_bytes,
+        layers_bytes=facts.layers_bytes,
     )
 
 

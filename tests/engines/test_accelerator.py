@@ -1,52 +1,12 @@
 """An accelerator is a device like any other.  A loopback RPC server stands in for a GPU."""
 
 import asyncio
-import contextlib
-import socket
-import subprocess
-import sys
-from collections.abc import Iterator
 
 import pytest
 from running import DEVICE, Listener, Walk, generation, running_engine, spec_of
 
+from accelerating import rpc_server
 from repertory.domain.errors import EngineError
-
-SERVER = """
-import ctypes, sys
-from repertory.engines.llamacpp import library
-library.start()
-find = library.api._lib.ggml_backend_dev_by_name
-find.restype, find.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
-devices = (ctypes.c_void_p * 1)(find(b"CPU"))
-serve = library.api._lib.ggml_backend_rpc_start_server
-serve.restype = None
-text, size = ctypes.c_char_p, ctypes.c_size_t
-serve.argtypes = [text, text, size, size, ctypes.c_void_p]
-serve(sys.argv[1].encode(), None, 1, 1, ctypes.cast(devices, ctypes.c_void_p))
-"""
-
-
-@contextlib.contextmanager
-def rpc_server() -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    endpoint = f"127.0.0.1:{port}"
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER, endpoint],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        while server.poll() is None:
-            with contextlib.suppress(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-        yield endpoint
-    finally:
-        server.kill()
-        server.wait()
 
 
 def test_a_model_on_an_accelerator_gives_the_same_logits_as_on_the_cpu(model_file):  # type: ignore[no-untyped-def]
@@ -68,8 +28,8 @@ def test_a_model_on_an_accelerator_gives_the_same_logits_as_on_the_cpu(model_fil
             here, there = await listener.finish([DEVICE, remote])
             assert here.digests == there.digests
 
-    with rpc_server() as endpoint:
-        asyncio.run(run(endpoint))
+    with rpc_server() as server:
+        asyncio.run(run(server.endpoint))
 
 
 def test_some_layers_on_an_accelerator_and_the_rest_on_the_cpu(model_file):  # type: ignore[no-untyped-def]
@@ -100,5 +60,5 @@ def test_some_layers_on_an_accelerator_and_the_rest_on_the_cpu(model_file):  # t
             with pytest.raises(EngineError, match="holds whole models"):
                 await cores.load(layers=1)
 
-    with rpc_server() as endpoint:
-        asyncio.run(run(endpoint))
+    with rpc_server() as server:
+        asyncio.run(run(server.endpoint))

@@ -12,10 +12,12 @@ from repertory.domain.readings import (
     DeviceReadings,
     KvReading,
     LoadReading,
+    MemoryReading,
     OpenReading,
     StepReading,
 )
 from repertory.domain.specs import DeviceSpec, KvShape, Placement, WeightsForm
+from repertory.perf.bytes import kv_bytes
 from repertory.perf.costs import Estimated, Profiled
 from repertory.perf.fit import (
     Measured,
@@ -23,6 +25,7 @@ from repertory.perf.fit import (
     factors,
     fit_law,
     fit_steps,
+    held_from,
     profile_from,
 )
 from repertory.perf.profiles import Curve, Law, Profile, StepLaw, prior_profile, straight
@@ -341,3 +344,28 @@ def test_a_part_of_the_layers_costs_its_share_there_and_the_rest_here() -> None:
     ]
     assert paces == sorted(paces, reverse=True)
     assert paces[1] == pytest.approx((paces[0] + paces[3]) / 2)
+
+
+def test_bytes_that_were_read_replace_the_bounds_of_a_prior() -> None:
+    spec = model("a", 100 * MIB)
+    shapes = (KvShape(1, 256), KvShape(4, 1024))
+    memory = [
+        MemoryReading(Rung.DEVICE, PLAIN, None, 0, 0, 100 * MIB, 103 * MIB),
+        *(
+            MemoryReading(
+                Rung.SERVING,
+                PLAIN,
+                None,
+                kv.sequences,
+                kv.cells,
+                0,
+                103 * MIB + kv_bytes(spec, kv) + extra,
+            )
+            for kv, extra in zip(shapes, (5 * MIB, 6 * MIB), strict=True)
+        ),
+        MemoryReading(Rung.DEVICE, PLAIN, 3, 0, 0, 20 * MIB, 20 * MIB),
+    ]
+    held = held_from(spec, DeviceReadings("cpu0", "cpu", 2, memory=tuple(memory)))
+    assert held.weights_bytes == {PLAIN: 103 * MIB}
+    assert held.buffers_bytes == 6 * MIB
+    assert held_from(spec, DeviceReadings("cpu0", "cpu", 2)).buffers_bytes == 0

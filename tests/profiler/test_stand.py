@@ -1,13 +1,13 @@
 """The stand and what it hears: small rules that readings rest on."""
 
 import asyncio
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from measuring import CORES, NODE, ONE, TWO, known_profile
 
 from repertory.domain.errors import EngineError, OutOfMemory, WorkerGone
+from repertory.domain.events import Measured
 from repertory.domain.specs import KvShape
 from repertory.engines.contract import TokenStep
 from repertory.engines.fake import FakeEngine
@@ -21,11 +21,9 @@ PLACE = Place(CORES)
 
 
 def test_copies_of_kv_are_read_where_an_engine_tells_of_them() -> None:
-    told: Any = SimpleNamespace(kv_saved_bytes=8, kv_saved_ns=9, restored_bytes=6, restored_ns=7)
-    silent: Any = SimpleNamespace()
-    assert saved_by(told) == (8, 9)
-    assert restored_by(told) == (6, 7)
-    assert saved_by(silent) == restored_by(silent) == (0, 0)
+    assert saved_by(Measured(1, kv_saved_bytes=8, kv_saved_ns=9)) == (8, 9)
+    assert saved_by(Measured(1)) == (0, 0)
+    assert restored_by(TokenStep("g1", (), "", restored_bytes=6, restored_ns=7)) == (6, 7)
     assert restored_by(TokenStep("g1", (), "")) == (0, 0)
 
 

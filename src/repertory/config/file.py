@@ -27,6 +27,7 @@ class FileConfig:
     memory_bytes: int | None = None
     host_memory_bytes: int | None = None
     saved_kv_disk_bytes: int | None = None
+    rpc: tuple[str, ...] = ()
     favour: Favour | None = None
     host: str | None = None
     port: int | None = None
@@ -57,7 +58,7 @@ def parse_file(text: str, source: str, folder: Path) -> FileConfig:
     reading = Reading(folder)
     found = FILE.read(read_yaml(text, source), reading)
     models = _models(found, reading)
-    devices = _devices(found, reading)
+    devices, rpc = _devices(found, reading), _rpc(found, reading)
     reading.end()
     favour = _value(found, "favour")
     return FileConfig(
@@ -66,6 +67,7 @@ def parse_file(text: str, source: str, folder: Path) -> FileConfig:
         memory_bytes=_value(found, "memory"),
         host_memory_bytes=_value(found, "host_memory"),
         saved_kv_disk_bytes=_value(found, "saved_kv_disk"),
+        rpc=rpc,
         favour=None if favour is None else Favour(favour),
         host=_value(found, "host"),
         port=_value(found, "port"),
@@ -126,6 +128,12 @@ def _devices(found: _Fields, reading: Reading) -> tuple[DeviceChoice, ...] | Non
         for each in entries
         if "id" in each.value
     )
+
+
+def _rpc(found: _Fields, reading: Reading) -> tuple[str, ...]:
+    entries: list[Placed[str]] = _value(found, "rpc", [])
+    owners: dict[str, Value] = {}
+    return tuple(_taken_once(each, owners, reading, "a server") for each in entries)
 
 
 _Taken = TypeVar("_Taken", str, int)

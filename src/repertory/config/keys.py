@@ -7,6 +7,7 @@ from repertory.config.kinds import (
     AutoOr,
     Choice,
     Duration,
+    Endpoint,
     Entries,
     FilePath,
     Key,
@@ -90,6 +91,13 @@ FILE = Mapping(
             AutoOr(ListOf(_DEVICE, 1, "one device, or be auto", is_unique=False)),
             "What to compute on: auto, or a list.",
             "auto",
+        ),
+        Key(
+            "rpc",
+            ListOf(Endpoint()),
+            "RPC servers of llama.cpp, as HOST:PORT: a device each, called RPC0, RPC1, and so on. "
+            "They know no password: only for a network of your own.",
+            [],
         ),
         Key(
             "memory",

@@ -17,6 +17,7 @@ __all__ = [
     "AutoOr",
     "Choice",
     "Duration",
+    "Endpoint",
     "Entries",
     "FilePath",
     "Key",
@@ -101,6 +102,23 @@ class Name:
 
     def schema(self) -> Schema:
         return {"type": "string", "pattern": f"^{_NAME}$"}
+
+
+_ENDPOINT = r"[^\s/]{1,250}:[0-9]{1,5}"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Of another program: where it listens."""
+
+    def read(self, value: Value, reading: Reading) -> str:
+        text = value.text()
+        if not re.fullmatch(_ENDPOINT, text):
+            raise value.wrong("is no HOST:PORT, such as 127.0.0.1:50052")
+        return text
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": f"^{_ENDPOINT}$"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,7 @@ def serve_config(
         .absolute(),
         is_exact=bool(file.is_exact if flags.is_exact is None else flags.is_exact),
         saved_kv_disk_bytes=file.saved_kv_disk_bytes or 0,
+        rpc=file.rpc,
     )
     _check_disk(file, config)
     return config

@@ -23,6 +23,9 @@ __all__ = [
     "take_generation_failed",
 ]
 
+_NEWEST = 0.2
+"""Of a prompt's length in what is usual: some five requests are remembered."""
+
 
 def take_arrived(state: State, step: Step, event: Arrived) -> None:
     """A request comes in, or is refused.
@@ -55,6 +58,8 @@ def take_arrived(state: State, step: Step, event: Arrived) -> None:
             step.actions.append(Settle(_refused(request, 429, verdict.why, verdict.predicted_s)))
             return
     model.rate.count(step.at_ns)
+    weight = _NEWEST if model.usual_prompt_tokens else 1.0
+    model.usual_prompt_tokens += weight * (request.prompt_tokens - model.usual_prompt_tokens)
     work_ns, begin_ns = _work_ns(state, model, request), _begin_ns(state, model, request)
     record = RequestRecord(request, step.at_ns, work_ns, begin_ns=begin_ns)
     state.requests[request.id] = record

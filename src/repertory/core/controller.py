@@ -25,6 +25,7 @@ from repertory.core.fleet import (
     take_drain,
     take_model_added,
     take_model_removed,
+    take_profiled,
     take_settings,
     take_wish,
     take_worker_lost,
@@ -33,11 +34,18 @@ from repertory.core.fleet import (
 from repertory.core.invariants import check
 from repertory.core.landing import land
 from repertory.core.ledger import Charge
-from repertory.core.moving import Reason, begin_activate, begin_release, drop_claim
-from repertory.core.offers import is_blocked
-from repertory.core.placing import place, refresh_starved, release_replica, unclaim, watch_blocked
+from repertory.core.moving import (
+    Reason,
+    begin_activate,
+    begin_release,
+    drop_claim,
+    release_replica,
+)
+from repertory.core.placing import place, refresh_starved, unclaim, watch_blocked
 from repertory.core.preempting import press, press_own, take_preempted
 from repertory.core.serving import close_if_due, serve, settle, wake_at
+from repertory.core.sites import is_blocked
+from repertory.core.splits import has_accelerators
 from repertory.core.state import ModelState, ReplicaState, State, Step
 from repertory.core.window import arm_window, open_window, take_plan
 from repertory.domain.actions import Action
@@ -67,6 +75,7 @@ from repertory.domain.ladder import Phase, Rung
 from repertory.domain.requests import Fault, Outcome, OutcomeKind
 from repertory.domain.settings import Settings
 from repertory.policy.evict import Release
+from repertory.policy.offload import Rule, by_harm
 
 __all__ = ["Controller"]
 
@@ -78,7 +87,8 @@ touched.  Two are usual.  More than so many would be two rules that undo each ot
 class Controller:
     """Many models on few devices.  Mutated through `handle` only.
 
-    `record` gets every `Decision`; `check` asserts all invariants.
+    `record` gets every `Decision`; `check` asserts all invariants.  Another rule for `offload` than
+    ours is for comparison only.
     """
 
     def __init__(
@@ -86,8 +96,9 @@ class Controller:
         settings: Settings,
         record: Callable[[Decision], None],
         costs: CostBook | None = None,
+        offload: Rule = by_harm,
     ) -> None:
-        self.state = State(settings, costs if costs is not None else CostBook())
+        self.state = State(settings, costs if costs is not None else CostBook(), offload)
         self._record = record
         self._steps = 0
 
@@ -212,11 +223,6 @@ def _take_transition_done(state: State, step: Step, event: TransitionDone) -> No
         land(state, step, replica, event.measured)
 
 
-def _take_profiled(state: State, step: Step, event: ModelProfiled) -> None:
-    """From now on its costs are what was measured.  What waits was reckoned by what was known."""
-    state.costs.add_readings(event.digest, event.readings)
-
-
 def _take_timer(state: State, step: Step, event: Timer) -> None:
     """A timer that was not replaced by a later one."""
     due_ns = state.timers.get(event.name)
@@ -229,6 +235,8 @@ def _take_timer(state: State, step: Step, event: Timer) -> None:
 
 def _window(state: State, step: Step, _: str) -> None:
     open_window(state, step)
+    if has_accelerators(state):
+        step.has_room = True  # demand may have grown: some are better off elsewhere by now
     if state.requests:
         arm_window(state, step)
 
@@ -313,7 +321,7 @@ _TAKERS: dict[type[Event], Callable[[State, Step, Any], None]] = {  # Any: each 
     FirstToken: take_first_token,
     GenerationFailed: take_generation_failed,
     ModelAdded: take_model_added,
-    ModelProfiled: _take_profiled,
+    ModelProfiled: take_profiled,
     ModelRemoved: take_model_removed,
     OperatorAsked: take_wish,
     PlanReady: take_plan,

@@ -7,7 +7,7 @@ from repertory.domain.readings import DeviceReadings
 from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, Placement, WeightsForm
 from repertory.perf.bytes import kv_bytes, share_there
 from repertory.perf.costs import Prediction, Ratio, learn, predict
-from repertory.perf.fit import Measured, corrected, factors, profile_from
+from repertory.perf.fit import Held, Measured, corrected, factors, held_from, profile_from
 from repertory.perf.profiles import (
     ACTIVATE,
     DECODE_KEYS,
@@ -68,6 +68,16 @@ class CostBook:
         """What was measured of the file with that digest; what was learned since then holds on."""
         self._readings[digest, read.device] = read
         self._reckon_anew()
+
+    def held(self, spec: ModelSpec) -> Held | None:
+        """What its readings say it takes on cores, where all of it is one tier; of several sets of
+        them, the first that tells by name.
+        """
+        for digest, device in sorted(self._readings):
+            read = self._readings[digest, device]
+            if digest == spec.digest and read.backend == "cpu" and read.memory:
+                return held_from(spec, read)
+        return None
 
     def _reckon_anew(self) -> None:
         self._profiles.clear()

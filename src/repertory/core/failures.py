@@ -1,12 +1,12 @@
 """Transitions that fail: failure is an event like any other."""
 
 from repertory.core.landing import retreat
-from repertory.core.moving import forget_replica
-from repertory.core.offers import roomiest_bytes
+from repertory.core.moving import forget_replica, give_up_better
 from repertory.core.serving import settle, wake_at
+from repertory.core.sites import roomiest_bytes
 from repertory.core.state import ModelState, ReplicaState, State, Step
 from repertory.domain.actions import Activate, Load, Resize
-from repertory.domain.decisions import Verdict
+from repertory.domain.decisions import Cause, Verdict
 from repertory.domain.events import TransitionFailed
 from repertory.domain.ladder import Rung
 from repertory.domain.requests import Fault, Outcome, OutcomeKind
@@ -100,7 +100,10 @@ def _spare_bytes(state: State, model: ModelState) -> int:
 
 
 def _try_later(state: State, step: Step, model: ModelState, event: TransitionFailed) -> None:
-    model.failures += 1
+    if model.wanted_for is Cause.PLACEMENT:
+        give_up_better(model)  # nobody waits for this: it serves elsewhere
+    else:
+        model.failures += 1
     if model.failures >= _TRIES:
         model.failures = model.extra_bytes = 0
         model.need_bytes = None

@@ -4,17 +4,24 @@ from repertory.core.comparing import drop_pauses
 from repertory.core.demand import ArrivalRate, OutputLength
 from repertory.core.failures import fail_waiting
 from repertory.core.ledger import Ledger
-from repertory.core.moving import Reason, drop_claim, forget_replica
-from repertory.core.offers import empty_rooms, roomiest_bytes
-from repertory.core.placing import cancel_intent, release_replica
+from repertory.core.moving import (
+    Reason,
+    cancel_intent,
+    drop_claim,
+    forget_replica,
+    give_up_better,
+    release_replica,
+)
 from repertory.core.queueing import charge_measured, requeue
 from repertory.core.serving import lose, reopen, settle
+from repertory.core.sites import empty_rooms, empty_splits, roomiest_bytes
 from repertory.core.state import ModelState, ReplicaState, State, Step
 from repertory.domain.actions import Activate, Load
 from repertory.domain.decisions import Cause, Verdict
 from repertory.domain.events import (
     DrainAsked,
     ModelAdded,
+    ModelProfiled,
     ModelRemoved,
     OperatorAsked,
     SettingsChanged,
@@ -27,13 +34,14 @@ from repertory.domain.requests import Fault, Outcome, OutcomeKind
 from repertory.domain.specs import KvShape, ModelSpec, WeightsForm
 from repertory.perf.bytes import MIN_CELLS, kv_bytes, weights_footprint
 from repertory.policy.evict import Release
-from repertory.policy.fit import misfit
+from repertory.policy.fit import misfit, split_layers
 
 __all__ = [
     "retire",
     "take_drain",
     "take_model_added",
     "take_model_removed",
+    "take_profiled",
     "take_settings",
     "take_wish",
     "take_worker_lost",
@@ -88,6 +96,7 @@ def take_worker_lost(state: State, step: Step, event: WorkerLost) -> None:
     del state.hosts[event.node_id]
     step.has_room = step.has_bytes = True
     for model in state.models.values():
+        give_up_better(model)
         model.is_wanted = model.is_wanted or model.is_pinned
         step.touched[model.spec.name] = None
     step.verdicts.append(Verdict("fault", event.node_id, "worker lost", event.message))
@@ -164,10 +173,32 @@ def take_model_added(state: State, step: Step, event: ModelAdded) -> None:
         _keep(model)
     model.is_wanted = (was_wanted or model.is_pinned) and not _is_coming(model)
     state.costs.add(spec)
+    take_held(state, model)
     if model.is_pinned:
         _spare(state, step, model)
     _refresh_limits(state, step, model)
     _fail_unfit(state, step, model)
+
+
+def take_profiled(state: State, step: Step, event: ModelProfiled) -> None:
+    """From now on its costs are what was measured.  What waits was reckoned by what was known."""
+    state.costs.add_readings(event.digest, event.readings)
+    for model in state.models.values():
+        if model.spec.digest == event.digest:
+            take_held(state, model)
+
+
+def take_held(state: State, model: ModelState) -> None:
+    """Bytes that were read before it was ever brought up here are reserved as if it had been; what
+    was read of it since, by this server, stands.
+    """
+    held = state.costs.held(model.spec)
+    if held is None or model.spec.devices_per_replica > 1:
+        return
+    for form, size in held.weights_bytes.items():
+        model.measured_weights_bytes.setdefault((form, None, False), size)
+    model.measured_buffers_bytes = model.measured_buffers_bytes or held.buffers_bytes
+    model.need_bytes = None
 
 
 def _change_spec(state: State, step: Step, model: ModelState, spec: ModelSpec) -> None:
@@ -180,7 +211,8 @@ def _change_spec(state: State, step: Step, model: ModelState, spec: ModelSpec) -
         return
     _fail_orphans(state, step, model, spec.digest)
     model.measured_weights_bytes.clear()
-    model.measured_buffers_bytes = model.extra_bytes = 0
+    model.measured_rest_bytes.clear()
+    model.measured_buffers_bytes = model.measured_rest_buffers_bytes = model.extra_bytes = 0
     model.failed_kv_tokens = None
     state.costs.forget(spec.name)
     for replica in model.replicas.values():
@@ -197,6 +229,9 @@ def _layout(spec: ModelSpec) -> tuple[str, tuple[int, ...]]:
         spec.kv_bytes_per_token,
         spec.buffers_bytes,
         spec.devices_per_replica,
+        spec.head_bytes,
+        spec.kept_bytes,
+        spec.layers_bytes,
     )
     return (spec.digest, sizes)
 
@@ -325,7 +360,10 @@ def retire(state: State, step: Step, replica: ReplicaState) -> None:
 def _refresh_limits(state: State, step: Step, model: ModelState) -> None:
     """The longest request that a model can take on the workers that are up, if any."""
     model.largest_cells = _largest_cells(state, model.spec)
-    model.misfit = misfit(model.spec, empty_rooms(state, model.spec)) if state.nodes else None
+    model.misfit = None
+    if state.nodes:
+        rooms, splits = empty_rooms(state, model.spec), empty_splits(state, model.spec)
+        model.misfit = misfit(model.spec, rooms, splits)
     model.need_bytes = None
     step.touched[model.spec.name] = None
 
@@ -352,8 +390,10 @@ def _largest_cells(state: State, spec: ModelSpec) -> int:
     foot = weights_footprint(spec, WeightsForm.PLAIN)
     room = roomiest_bytes(state, spec) - foot.resting_bytes - foot.peak_bytes
     cells = max(MIN_CELLS, spec.context_tokens)
+    splits = empty_splits(state, spec)
     while cells >= MIN_CELLS:
-        if kv_bytes(spec, KvShape(1, cells)) <= room:
+        kv = KvShape(1, cells)
+        if kv_bytes(spec, kv) <= room or any(split_layers(spec, kv, one) for one in splits):
             return cells
         cells = 1 << (cells - 1).bit_length() - 1
     return 0

@@ -95,16 +95,35 @@ def _check_replica(state: State, replica: ReplicaState) -> None:
     for record in replica.running.values():
         assert replica.kv is not None
         assert record.request.cells <= replica.kv.cells
-    for ledger in state.ledgers_of(replica):
+    for device in replica.placement.devices:
+        ledger = state.devices[device]
         if replica.rung in (Rung.DEVICE, Rung.SERVING):
             assert ledger.of(replica.id, Charge.WEIGHTS) > 0
         if replica.rung is Rung.SERVING:
             assert ledger.of(replica.id, Charge.KV) > 0
+    _check_layers(state, replica)
+    for ledger in state.ledgers_of(replica):
         if replica.transition is None:
             assert ledger.of(replica.id, Charge.PEAK) == 0, f"{replica.id} rests at its peak"
     if replica.rung is Rung.DISK:
         is_coming = replica.model in state.intents or replica.transition is not None
         assert is_coming, f"{replica.id} stands on the disk and waits for nothing"
+
+
+def _check_layers(state: State, replica: ReplicaState) -> None:
+    """k of n layers lie on one accelerator, the others in the memory of its own node's cores."""
+    where, node = replica.placement, state.node_of(replica)
+    if where.rest is not None:
+        backends = {one.id: one.backend for one in node.devices}
+        assert backends[where.rest] == "cpu", f"{replica.id} rests on {where.rest}"
+        assert all(backends[device] != "cpu" for device in where.devices), f"{replica.id}: {where}"
+    if where.layers is not None:
+        assert 0 < where.layers < replica.spec.layers, f"{replica.id}: {where}"
+        assert where.rest is not None, f"{replica.id} has layers nowhere"
+        assert node.capabilities.partial_layers
+        if replica.rung in (Rung.DEVICE, Rung.SERVING):
+            rest = state.devices[where.rest]
+            assert rest.of(replica.id, Charge.WEIGHTS) > 0, f"{replica.id}: lost layers"
 
 
 def _check_way_down(state: State, replica: ReplicaState) -> None:

@@ -2,12 +2,13 @@
 
 from repertory.core.ledger import Charge
 from repertory.core.moving import drop_claim, expect_release, forget_replica
-from repertory.core.state import ReplicaState, State, Step
+from repertory.core.state import ModelState, ReplicaState, State, Step
+from repertory.core.tiers import lies
 from repertory.domain.actions import Activate, Load, Resize, Transition, Unload, edge_of
-from repertory.domain.decisions import Verdict
+from repertory.domain.decisions import Cause, Verdict
 from repertory.domain.events import Measured
 from repertory.domain.ladder import Edge, Phase, Rung, destination
-from repertory.perf.bytes import kv_bytes
+from repertory.perf.bytes import kv_needs
 from repertory.perf.costs import Ratio
 from repertory.policy.evict import Release
 
@@ -123,13 +124,16 @@ class _Landing:
         self.transition = transition
         self.measured = measured
 
-    def correct(self, kind: Charge, total_bytes: int | None) -> None:
-        """What was read back replaces what was reserved, in equal shares."""
-        if total_bytes is None:
-            return
-        each = max(1, -(-total_bytes // len(self.replica.placement.devices)))
-        for ledger in self.state.ledgers_of(self.replica):
-            ledger.correct(self.replica.id, kind, each)
+    def correct(self, kind: Charge, total_bytes: int | None, rest_bytes: int | None) -> None:
+        """What was read back replaces what was reserved, in equal shares; the rest by itself."""
+        devices = self.replica.placement.devices
+        if total_bytes is not None:
+            each = max(1, -(-total_bytes // len(devices)))
+            for device in devices:
+                self.state.devices[device].correct(self.replica.id, kind, each)
+        rest = self.state.rest_of(self.replica)
+        if rest is not None and rest_bytes is not None:
+            rest.correct(self.replica.id, kind, rest_bytes)
 
     def release(self, *kinds: Charge) -> None:
         for ledger in self.state.ledgers_of(self.replica):
@@ -146,9 +150,11 @@ def _after_load(landing: _Landing) -> None:
     if replica.spec.digest == model.spec.digest:
         model.failures = model.extra_bytes = 0
         if measured.weights_bytes is not None:
-            model.measured_weights_bytes[replica.placement.form] = measured.weights_bytes
+            model.measured_weights_bytes[lies(replica.placement)] = measured.weights_bytes
+        if measured.rest_weights_bytes is not None:
+            model.measured_rest_bytes[lies(replica.placement)] = measured.rest_weights_bytes
     landing.release(Charge.PEAK)
-    landing.correct(Charge.WEIGHTS, measured.weights_bytes)
+    landing.correct(Charge.WEIGHTS, measured.weights_bytes, measured.rest_weights_bytes)
     landing.state.hosts[replica.node_id].release(replica.id)
     where, costs = replica.placement, landing.state.costs
     replica.reload_s = costs.load_s(replica.spec, where, Rung.HOST)
@@ -159,29 +165,44 @@ def _after_load(landing: _Landing) -> None:
 def _after_activate(landing: _Landing) -> None:
     replica, measured = landing.replica, landing.measured
     model = landing.state.models[replica.model]
-    if measured.buffers_bytes is not None and replica.spec.digest == model.spec.digest:
-        model.measured_buffers_bytes = max(model.measured_buffers_bytes, measured.buffers_bytes)
-    landing.correct(Charge.KV, measured.kv_bytes)
-    landing.correct(Charge.BUFFERS, measured.buffers_bytes)
+    if replica.spec.digest == model.spec.digest:
+        seen, rest = measured.buffers_bytes or 0, measured.rest_buffers_bytes or 0
+        model.measured_buffers_bytes = max(model.measured_buffers_bytes, seen)
+        model.measured_rest_buffers_bytes = max(model.measured_rest_buffers_bytes, rest)
+    landing.correct(Charge.KV, measured.kv_bytes, measured.rest_kv_bytes)
+    landing.correct(Charge.BUFFERS, measured.buffers_bytes, measured.rest_buffers_bytes)
     assert replica.kv is not None
     replica.activate_s = landing.state.costs.activate_s(replica.spec, replica.placement, replica.kv)
     replica.phase = Phase.OPEN
     replica.opened_at_ns = replica.idle_since_ns = landing.step.at_ns
-    model.is_wanted = False
+    if model.wanted_for is Cause.PLACEMENT:
+        _leave_behind(landing, model)
+    model.is_wanted, model.wanted_for = False, Cause.OPERATOR
     model.failures, model.deaths = 0, ()
+
+
+def _leave_behind(landing: _Landing, model: ModelState) -> None:
+    """It was loaded in a better place: where it served so far it admits nothing more, and goes."""
+    for one in model.replicas.values():
+        if one is not landing.replica and one.rung is Rung.SERVING:
+            one.retire(Release.GONE, Cause.PLACEMENT)
+            one.phase = Phase.DRAINING
 
 
 def _after_resize(landing: _Landing) -> None:
     replica, transition = landing.replica, landing.transition
     assert isinstance(transition, Resize)
     replica.kv = transition.kv
-    replica.activate_s = landing.state.costs.activate_s(
-        replica.spec, replica.placement, transition.kv
-    )
-    total = kv_bytes(replica.spec, transition.kv) * len(replica.placement.devices)
-    measured = landing.measured.kv_bytes
+    placement, measured = replica.placement, landing.measured
+    replica.activate_s = landing.state.costs.activate_s(replica.spec, placement, transition.kv)
+    needs = kv_needs(replica.spec, placement, transition.kv)
+    total, rest = measured.kv_bytes, measured.rest_kv_bytes
+    if total is None:
+        total = sum(needs[device] for device in placement.devices)
+    if rest is None and placement.rest is not None:
+        rest = needs[placement.rest]
     landing.release(Charge.PEAK)
-    landing.correct(Charge.KV, total if measured is None else measured)
+    landing.correct(Charge.KV, total, rest)
 
 
 def _after_deactivate(landing: _Landing) -> None:
@@ -228,8 +249,8 @@ def _arrive_below(landing: _Landing) -> None:
 
 def _keep_residue(state: State, replica: ReplicaState) -> None:
     residue = state.node_of(replica).capabilities.asleep_residue_bytes
-    for ledger in state.ledgers_of(replica):
-        ledger.correct(replica.id, Charge.RESIDUE, residue)
+    for device in replica.placement.devices:
+        state.devices[device].correct(replica.id, Charge.RESIDUE, residue)
 
 
 _AFTER = {

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from repertory.core.ledger import Charge
 from repertory.core.state import ModelState, ReplicaState, State, Step
+from repertory.core.tiers import buffer_needs, reserve_kv, weights_bytes, weights_needs
 from repertory.domain.actions import (
     Activate,
     Deactivate,
@@ -15,9 +16,9 @@ from repertory.domain.actions import (
     edge_of,
 )
 from repertory.domain.decisions import Cause, Option, Verdict
-from repertory.domain.ladder import Edge, Rung
-from repertory.domain.specs import KvShape, WeightsForm
-from repertory.perf.bytes import kv_bytes, weights_footprint
+from repertory.domain.ladder import Edge, Phase, Rung
+from repertory.domain.specs import KvShape
+from repertory.perf.bytes import kv_needs
 from repertory.perf.costs import Prediction
 from repertory.policy.evict import Release
 
@@ -27,30 +28,15 @@ __all__ = [
     "begin_load",
     "begin_release",
     "begin_resize",
-    "buffer_bytes",
+    "cancel_intent",
     "drop_claim",
     "expect_release",
     "forget_replica",
+    "give_up_better",
     "releasable_bytes",
+    "release_replica",
     "reserve_serving",
-    "weights_bytes",
 ]
-
-
-def weights_bytes(model: ModelState, form: WeightsForm) -> tuple[int, int]:
-    """Resting and peak bytes of the weights per device, by the best knowledge there is."""
-    foot = weights_footprint(model.spec, form)
-    measured = model.measured_weights_bytes.get(form)
-    resting = foot.weights_bytes
-    if measured is not None:
-        resting = -(-measured // model.spec.devices_per_replica)
-    return resting + model.extra_bytes, foot.peak_bytes
-
-
-def buffer_bytes(model: ModelState) -> int:
-    """Compute buffers per device of a serving replica; measured ones replace predicted."""
-    buffers = model.measured_buffers_bytes or model.spec.buffers_bytes
-    return -(-buffers // model.spec.devices_per_replica)
 
 
 class Reason(NamedTuple):
@@ -70,11 +56,14 @@ def begin_load(
     """`DISK` or `HOST` to `DEVICE`.  KV memory for `replica.kv`, if any, is reserved along."""
     model = state.models[replica.model]
     replica.spec = model.spec
-    resting, peak = weights_bytes(model, replica.placement.form)
-    for ledger in state.ledgers_of(replica):
+    _, peak = weights_bytes(model, replica.placement)
+    resting = weights_needs(model, replica.placement)
+    for pool, size in resting.items():
+        ledger = state.devices[pool]
         ledger.release(replica.id, Charge.RESIDUE)
-        ledger.reserve(replica.id, Charge.WEIGHTS, resting)
-        ledger.reserve(replica.id, Charge.PEAK, peak)
+        ledger.reserve(replica.id, Charge.WEIGHTS, size)
+        if pool != replica.placement.rest:
+            ledger.reserve(replica.id, Charge.PEAK, peak)
     reserve_serving(state, replica)
     prediction = state.costs.load(model.spec, replica.placement, replica.rung)
     action = Load(
@@ -85,7 +74,7 @@ def begin_load(
         replica.placement,
         replica.rung,
     )
-    size = resting * len(replica.placement.devices)  # what will be read back; the peak is over
+    size = sum(resting.values())  # what will be read back; the peak is over
     _begin(step, replica, action, Intention("load", reason, prediction, size, options))
     state.index(replica)
 
@@ -94,11 +83,9 @@ def reserve_serving(state: State, replica: ReplicaState) -> None:
     """Reserve KV memory and buffers for `replica.kv`, if it has one."""
     if replica.kv is None:
         return
-    model = state.models[replica.model]
-    kv, buffers = kv_bytes(model.spec, replica.kv), buffer_bytes(model)
-    for ledger in state.ledgers_of(replica):
-        ledger.reserve(replica.id, Charge.KV, kv)
-        ledger.reserve(replica.id, Charge.BUFFERS, buffers)
+    reserve_kv(state, replica, Charge.KV, replica.kv)
+    for pool, size in buffer_needs(state.models[replica.model], replica.placement).items():
+        state.devices[pool].reserve(replica.id, Charge.BUFFERS, size)
 
 
 def begin_activate(
@@ -111,12 +98,12 @@ def begin_activate(
     """`DEVICE` to `SERVING`; the memory for `replica.kv` is reserved already."""
     assert replica.kv is not None
     prediction = state.costs.activate(replica.spec, replica.placement, replica.kv)
-    kv = kv_bytes(replica.spec, replica.kv)
-    buffers = buffer_bytes(state.models[replica.model])
+    kv = kv_needs(replica.spec, replica.placement, replica.kv)
+    buffers = buffer_needs(state.models[replica.model], replica.placement)
     action = Activate(
         state.next_action_id(), replica.id, replica.model, replica.node_id, replica.kv
     )
-    size = (kv + buffers) * len(replica.placement.devices)
+    size = sum(kv.values()) + sum(buffers.values())
     _begin(step, replica, action, Intention("activate", reason, prediction, size, options))
 
 
@@ -124,12 +111,11 @@ def begin_resize(state: State, step: Step, replica: ReplicaState, kv: KvShape, w
     """`SERVING` with more KV memory; the ledger holds both until it is done."""
     assert replica.kv is not None
     spec = replica.spec
-    for ledger in state.ledgers_of(replica):
-        ledger.reserve(replica.id, Charge.PEAK, kv_bytes(spec, kv))
+    reserve_kv(state, replica, Charge.PEAK, kv)
     moved = sum(record.request.prompt_tokens for record in replica.running.values())
     prediction = state.costs.resize(spec, replica.placement, kv, moved)
     action = Resize(state.next_action_id(), replica.id, replica.model, replica.node_id, kv)
-    size = kv_bytes(spec, kv) * len(replica.placement.devices)
+    size = sum(kv_needs(spec, replica.placement, kv).values())
     _begin(step, replica, action, Intention("resize", Reason(Cause.DEMAND, why), prediction, size))
 
 
@@ -183,6 +169,21 @@ def _edge_down(state: State, replica: ReplicaState) -> Edge:
     return Edge.UNLOAD if fits and replica.leaving is not Release.GONE else Edge.DROP
 
 
+def release_replica(
+    state: State,
+    step: Step,
+    replica: ReplicaState,
+    release: Release,
+    reason: Reason,
+    options: tuple[Option, ...] = (),
+) -> None:
+    """An idle replica starts down; what it frees may be counted on from now."""
+    replica.leaving, replica.leaving_for = release, reason.cause
+    replica.phase = Phase.DRAINING
+    expect_release(state, replica)
+    begin_release(state, step, replica, reason.why, options)
+
+
 def expect_release(state: State, replica: ReplicaState) -> None:
     """Tell the ledgers what an idle victim will give back on its way to `replica.leaving`."""
     for device, freed in releasable_bytes(state, replica, replica.leaving).items():
@@ -192,18 +193,18 @@ def expect_release(state: State, replica: ReplicaState) -> None:
 def releasable_bytes(
     state: State, replica: ReplicaState, release: Release | None
 ) -> dict[str, int]:
-    """Per device: what the replica frees by going down so far."""
+    """By pool: what the replica frees by going down so far."""
     if release is None:
         return {}
-    name, devices = replica.id, replica.placement.devices
+    name, pools = replica.id, replica.placement.pools
     if release is Release.KV:
-        ledgers = [state.devices[device] for device in devices]
+        ledgers = [state.devices[pool] for pool in pools]
         sizes = [one.of(name, Charge.KV) + one.of(name, Charge.BUFFERS) for one in ledgers]
-        return dict(zip(devices, sizes, strict=True))
+        return dict(zip(pools, sizes, strict=True))
     residue = 0
     if release is Release.ALL and replica.rung is not Rung.HOST:
         residue = state.node_of(replica).capabilities.asleep_residue_bytes
-    return {device: max(0, state.devices[device].held_by(name) - residue) for device in devices}
+    return {pool: max(0, state.devices[pool].held_by(name) - residue) for pool in pools}
 
 
 def forget_replica(state: State, replica: ReplicaState) -> None:
@@ -215,6 +216,27 @@ def forget_replica(state: State, replica: ReplicaState) -> None:
     state.models[replica.model].replicas.pop(replica.id, None)
     del state.replicas[replica.id]
     state.on_devices.pop(replica.id, None)
+
+
+def cancel_intent(state: State, step: Step, model_name: str) -> None:
+    """Nobody wants this placement any more."""
+    intent = state.intents.pop(model_name)
+    give_up_better(state.models[model_name])
+    for device in intent.need_bytes:
+        state.devices[device].keep_promise(model_name)
+    replica = state.replicas.get(intent.replica_id)
+    if replica is not None:
+        replica.kv = None
+        if replica.rung is Rung.DISK:
+            forget_replica(state, replica)
+    step.touched[model_name] = None
+    step.has_room = True
+
+
+def give_up_better(model: ModelState) -> None:
+    """On the way to a better place it serves elsewhere: that goes on."""
+    if model.wanted_for is Cause.PLACEMENT:
+        model.is_wanted, model.wanted_for = False, Cause.OPERATOR
 
 
 def drop_claim(state: State, replica: ReplicaState) -> None:

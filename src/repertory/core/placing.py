@@ -13,40 +13,33 @@ from collections.abc import Iterator
 from enum import Enum
 
 from repertory.core.comparing import note_return
-from repertory.core.ledger import Ledger
 from repertory.core.moving import (
     Reason,
     begin_activate,
     begin_load,
-    begin_release,
-    expect_release,
+    cancel_intent,
     forget_replica,
+    release_replica,
     reserve_serving,
 )
-from repertory.core.offers import (
-    Offer,
-    claims,
-    need_bytes,
-    offers,
-    sites,
-    standing,
-    widening,
-)
+from repertory.core.offers import Awaited, Offer, claims, offers, widening
+from repertory.core.offloading import admitted, admitted_sites, better_place, better_wait
 from repertory.core.preempting import considered, press
 from repertory.core.queueing import aged_since_ns, dues_of, heaviest
+from repertory.core.relief import relieve
 from repertory.core.serving import claim, reopen, wake_at
-from repertory.core.state import Intent, ModelState, ReplicaState, State, Step
-from repertory.core.victims import Supply, eviction_options, idle_victims
-from repertory.domain.decisions import Cause, Option
+from repertory.core.sites import need_bytes, sites, standing
+from repertory.core.splits import has_accelerators
+from repertory.core.state import Intent, ModelState, State, Step
+from repertory.core.victims import Supply, eviction_options
+from repertory.domain.decisions import Cause, Verdict
 from repertory.domain.ladder import Phase, Rung
-from repertory.policy.evict import Release, choose_victims
+from repertory.policy.evict import Eviction, Release
 from repertory.policy.objective import Starving, in_order
 
 __all__ = [
-    "cancel_intent",
     "place",
     "refresh_starved",
-    "release_replica",
     "unclaim",
     "watch_blocked",
 ]
@@ -120,9 +113,10 @@ def place(state: State, step: Step, fresh: list[str]) -> None:
         step.has_bytes = False
         _start_intents(state, step)
         step.touched |= state.short
+    is_roomy = step.has_room
     if step.has_room:
         step.has_room = False
-        _relieve(state, step)
+        relieve(state, step)
         starving = list(state.starved.values())
         short = list(state.short)
     else:
@@ -137,6 +131,8 @@ def place(state: State, step: Step, fresh: list[str]) -> None:
         step.short |= dict.fromkeys(short)
     elif short:
         _widen(state, step, short)
+    if is_roomy and not (step.touched or state.starved or state.intents):
+        _move_up(state, step)
 
 
 def _place_starving(state: State, step: Step, starving: list[Starving]) -> None:
@@ -171,6 +167,37 @@ def _widen(state: State, step: Step, short: list[str]) -> None:
         wake_at(state, step, supply.ripe, "room")
 
 
+def _move_up(state: State, step: Step) -> None:
+    """One model that serves with few layers, or on cores, may be better off elsewhere: load there,
+    then unload here (`core.landing`).
+    """
+    if not has_accelerators(state):
+        return
+    supply = None
+    for replica in list(state.on_devices.values()):
+        model = state.models[replica.model]
+        supply = supply or Supply(state, step)
+        move = better_place(state, step, model, replica, supply)
+        if move is None:
+            continue
+        model.is_wanted, model.wanted_for = True, Cause.PLACEMENT
+        step.verdicts.append(
+            Verdict(
+                rule="offload",
+                subject=replica.model,
+                choice=move.offer.option().name,
+                why=(
+                    f"its work is expected to take {move.gain_s:.3g} s less there than as "
+                    f"{replica.id}; getting there costs {move.cost_s:.3g} s"
+                ),
+                options=(move.offer.option(),),
+                predicted_s=move.offer.switch_s,
+            )
+        )
+        _commit(state, step, model, [move.offer], supply)
+        return
+
+
 def _waits_since(model: ModelState) -> tuple[int, str]:
     head = model.oldest
     assert head is not None
@@ -193,35 +220,6 @@ def _help_next(state: State, step: Step, ordered: Iterator[Starving], supply: Su
             if done is not _Done.NOTHING:
                 return done
     return _Done.NOTHING
-
-
-def release_replica(
-    state: State,
-    step: Step,
-    replica: ReplicaState,
-    release: Release,
-    reason: Reason,
-    options: tuple[Option, ...] = (),
-) -> None:
-    """An idle replica starts down; what it frees may be counted on from now."""
-    replica.leaving, replica.leaving_for = release, reason.cause
-    replica.phase = Phase.DRAINING
-    expect_release(state, replica)
-    begin_release(state, step, replica, reason.why, options)
-
-
-def cancel_intent(state: State, step: Step, model_name: str) -> None:
-    """Nobody wants this placement any more."""
-    intent = state.intents.pop(model_name)
-    for device in intent.need_bytes:
-        state.devices[device].keep_promise(model_name)
-    replica = state.replicas.get(intent.replica_id)
-    if replica is not None:
-        replica.kv = None
-        if replica.rung is Rung.DISK:
-            forget_replica(state, replica)
-    step.touched[model_name] = None
-    step.has_room = True
 
 
 def unclaim(state: State, step: Step, model: ModelState) -> None:
@@ -259,7 +257,11 @@ def _is_claiming(state: State, model: ModelState) -> bool:
 
 def _try_place(state: State, step: Step, model: ModelState, supply: Supply) -> _Done:
     here = sorted(offers(state, step, model, supply, sites(state, model)), key=lambda one: one.key)
+    here = admitted(state, model, here)
     if here:
+        wait = better_wait(state, step, model, supply, here[0])
+        if wait is not None:
+            return _hold_out(state, step, model, supply, wait, here)
         _commit(state, step, model, here, supply)
         return _Done.AT_OTHERS_COST if here[0].evictions else _Done.IN_FREE_MEMORY
     away = sites(state, model, elsewhere=True)
@@ -272,6 +274,28 @@ def _try_place(state: State, step: Step, model: ModelState, supply: Supply) -> _
     release = Release.ALL if page_cache else Release.GONE
     release_replica(state, step, replica, release, Reason(Cause.PLACEMENT, why))
     step.has_room = True
+    return _Done.AT_OTHERS_COST
+
+
+def _hold_out(
+    state: State, step: Step, model: ModelState, supply: Supply, wait: Awaited, here: list[Offer]
+) -> _Done:
+    """Something could be begun now, but it is worse than waiting for busy replicas to end."""
+    claimed = _claim_all(state, step, model, supply, wait.evictions)
+    press(state, step, model)
+    if not claimed:
+        return _Done.NOTHING
+    name = model.spec.name
+    step.verdicts.append(
+        Verdict(
+            rule="offload",
+            subject=name,
+            choice=wait.option().name,
+            why=f"{wait.wait_s:.3g} s until then; what is free now harms more",
+            options=(wait.option(), *(offer.option() for offer in here[:4])),
+            predicted_s=wait.seconds,
+        )
+    )
     return _Done.AT_OTHERS_COST
 
 
@@ -317,6 +341,8 @@ def _start_intents(state: State, step: Step) -> None:
         model = state.models[name]
         note_return(state, step, name)
         reason = Reason(Cause.OPERATOR, "asked for by the operator")
+        if model.wanted_for is Cause.PLACEMENT:
+            reason = Reason(Cause.PLACEMENT, "up again in a better place")
         if model.queue:
             reason = Reason(Cause.DEMAND, f"{len(model.queue)} wait")
         if replica.rung is Rung.DEVICE:
@@ -326,52 +352,6 @@ def _start_intents(state: State, step: Step) -> None:
             begin_load(state, step, replica, reason, intent.options)
 
 
-def _relieve(state: State, step: Step) -> None:
-    """Measured bytes exceed a budget, or promises exceed what will be free: make it true again.
-
-    1. Placements that have not begun are taken back, the latest first.
-    2. Idle replicas go.
-    3. If they do not suffice, busy ones stop admitting and go when they are idle.
-    """
-    for name, ledger in state.devices.items():
-        while ledger.available_bytes < 0:
-            late = [intent.model for intent in state.intents.values() if name in intent.need_bytes]
-            if not late:
-                break
-            cancel_intent(state, step, late[-1])
-        if ledger.available_bytes >= 0:
-            continue
-        victims = idle_victims(state, step)
-        missing = {name: -ledger.available_bytes}
-        chosen = choose_victims(victims, missing)
-        if chosen is None:
-            freed = {name: max(1, sum(one.most_bytes(name) for one in victims))}
-            chosen = choose_victims(victims, freed) or ()
-        for one in chosen:
-            why = f"{name} holds {ledger.charged} bytes of {ledger.budget_bytes}"
-            replica = state.replicas[one.replica_id]
-            release_replica(state, step, replica, one.release, Reason(Cause.BUDGET, why))
-        if ledger.available_bytes < 0:
-            _drain_overrun(state, step, ledger)
-
-
-def _drain_overrun(state: State, step: Step, ledger: Ledger) -> None:
-    """The least work that frees what is missing is let end; the pinned stay."""
-    missing = -ledger.available_bytes
-    missing -= sum(
-        ledger.held_by(one.id) for one in state.on_devices.values() if one.retiring is not None
-    )
-    for replica in sorted(Supply(state, step).busy, key=lambda one: (one.running_ns, one.id)):
-        held = ledger.held_by(replica.id)
-        if missing <= 0:
-            return
-        if held:
-            replica.retire(Release.ALL, Cause.BUDGET)
-            replica.phase = Phase.DRAINING
-            step.touched[replica.model] = None
-            missing -= held
-
-
 def _claim_busy(state: State, step: Step, model: ModelState, supply: Supply) -> bool:
     """No idle memory suffices: bound the turns of the busy replicas that are cheapest to wait for.
 
@@ -379,16 +359,24 @@ def _claim_busy(state: State, step: Step, model: ModelState, supply: Supply) -> 
     """
     if _is_claiming(state, model):
         return False
-    found = claims(state, step, model, supply)
+    places = [*sites(state, model), *sites(state, model, elsewhere=True)]
+    found = claims(state, model, supply, admitted_sites(state, model, places))
     if found is None:
         step.has_room = step.has_room or bool(model.claims)
         unclaim(state, step, model)
         return False
-    busy = {replica.id for replica in supply.busy}
-    for one in found:
-        if one.replica_id in busy:
-            replica = state.replicas[one.replica_id]
-            why = f"{model.spec.name} waits for its memory"
-            claim(state, step, replica, model, why, considered(state, step, model, replica))
+    _claim_all(state, step, model, supply, found)
     press(state, step, model)
     return True
+
+
+def _claim_all(
+    state: State, step: Step, model: ModelState, supply: Supply, found: tuple[Eviction, ...]
+) -> bool:
+    """Bound the turns of those that are busy and nobody's yet; false: there are none."""
+    busy = {replica.id for replica in supply.busy}
+    claimed = [one.replica_id for one in found if one.replica_id in busy]
+    for name in claimed:
+        why, replica = f"{model.spec.name} waits for its memory", state.replicas[name]
+        claim(state, step, replica, model, why, considered(state, step, model, replica))
+    return bool(claimed)

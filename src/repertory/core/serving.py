@@ -12,13 +12,13 @@ from repertory.core.queueing import (
     in_line,
 )
 from repertory.core.state import ModelState, ReplicaState, RequestRecord, State, Step
+from repertory.core.victims import turn_end_ns
 from repertory.domain.actions import Dispatch, Settle, WakeAt
 from repertory.domain.decisions import Cause, Option, Verdict
 from repertory.domain.ladder import Phase, RequestStep, Rung
 from repertory.domain.requests import Fault, Outcome, OutcomeKind
 from repertory.domain.specs import KvShape, Placement
-from repertory.perf.bytes import kv_bytes, shape_for
-from repertory.policy.batching import HandoverLimits, handover_at_ns
+from repertory.perf.bytes import kv_needs, shape_for
 from repertory.policy.dispatch import Slot, choose_replica
 from repertory.policy.line import band
 
@@ -216,16 +216,8 @@ def claim(
 ) -> None:
     """Another model (or its own longer slots) waits for this memory: bound its turn."""
     assert replica.claimed_by is None
-    head = claimant.oldest
-    assert head is not None
-    settings = state.settings
-    limits = HandoverLimits(
-        settings.min_residency_s, settings.switches_per_turn, settings.max_wait_s
-    )
     replica.claimed_by = claimant.spec.name
-    replica.handover_at_ns = handover_at_ns(
-        head.since_ns, replica.opened_at_ns, claimant.switch_ns / 1e9, limits
-    )
+    replica.handover_at_ns = turn_end_ns(state, replica, claimant)
     claimant.claims[replica.id] = None
     step.verdicts.append(
         Verdict(
@@ -295,10 +287,10 @@ def _grow(state: State, step: Step, model: ModelState, open_replicas: list[Repli
         return
     head = first_of(state, model, step.at_ns)
     assert head is not None
-    room_bytes = _room_to_grow(state, replica)
+    rooms = _rooms_to_grow(state, replica)
     is_too_short = head.request.cells > replica.kv.cells
-    if is_too_short or room_bytes > kv_bytes(replica.spec, replica.kv):
-        shape = _larger(model, replica, room_bytes, head)
+    if is_too_short or _holds(rooms, replica, replica.kv):
+        shape = _larger(model, replica, rooms, head)
         if shape is not None:
             why = f"{len(replica.running)} run and {len(model.queue)} wait"
             begin_resize(state, step, replica, shape, why)
@@ -310,16 +302,21 @@ def _grow(state: State, step: Step, model: ModelState, open_replicas: list[Repli
         claim(state, step, replica, model, why)
 
 
-def _room_to_grow(state: State, replica: ReplicaState) -> int:
-    """Bytes that nobody has or was promised: old and new KV memory are held together."""
+def _rooms_to_grow(state: State, replica: ReplicaState) -> dict[str, int]:
+    """Bytes by pool that nobody has or was promised: old and new KV memory are held together."""
     if not state.node_of(replica).capabilities.kv_resizable:
-        return 0
-    ledgers = state.ledgers_of(replica)
-    return min(min(ledger.available_bytes, ledger.free_bytes) for ledger in ledgers)
+        return dict.fromkeys(replica.placement.pools, 0)
+    ledgers = {pool: state.devices[pool] for pool in replica.placement.pools}
+    return {name: min(one.available_bytes, one.free_bytes) for name, one in ledgers.items()}
+
+
+def _holds(rooms: dict[str, int], replica: ReplicaState, kv: KvShape) -> bool:
+    needs = kv_needs(replica.spec, replica.placement, kv)
+    return all(size <= rooms[pool] for pool, size in needs.items())
 
 
 def _larger(
-    model: ModelState, replica: ReplicaState, room_bytes: int, head: RequestRecord
+    model: ModelState, replica: ReplicaState, rooms: dict[str, int], head: RequestRecord
 ) -> KvShape | None:
     """The largest class up to what the queue asks for that holds what runs, and fits."""
     held = replica.kv
@@ -331,7 +328,7 @@ def _larger(
         shapes += _for_a_long_head(model, replica, held, head)
     for shape in shapes:
         fails = model.failed_kv_tokens is not None and shape.tokens >= model.failed_kv_tokens
-        if shape != held and not fails and kv_bytes(replica.spec, shape) <= room_bytes:
+        if shape != held and not fails and _holds(rooms, replica, shape):
             return shape
     return None
 

@@ -17,8 +17,22 @@ from repertory.domain.settings import Settings
 from repertory.domain.specs import KvShape, ModelSpec, NodeSpec, Placement, WeightsForm
 from repertory.policy.evict import Release
 from repertory.policy.objective import Starving
+from repertory.policy.offload import Rule, by_harm
 
-__all__ = ["Intent", "ModelState", "Pause", "ReplicaState", "RequestRecord", "State", "Step"]
+__all__ = [
+    "Intent",
+    "Lies",
+    "ModelState",
+    "Pause",
+    "ReplicaState",
+    "RequestRecord",
+    "State",
+    "Step",
+]
+
+Lies = tuple[WeightsForm, int | None, bool]
+"""What the bytes of a model's weights on its devices depend on: their form, how many layers are
+there, and whether what need not be there is held elsewhere."""
 
 
 @dataclass(slots=True)
@@ -228,10 +242,14 @@ class ModelState:
     is_pinned: bool = False
     is_wanted: bool = False
     """An operator asked for it; satisfied once it serves."""
+    wanted_for: Cause = Cause.OPERATOR
+    """Why, if it is wanted: `PLACEMENT` on its way to a better place."""
     fault: str | None = None
     """Why it cannot be served; new requests are answered with this."""
     fault_kind: Fault = Fault.ENGINE
     """While there is a fault: what failed."""
+    usual_prompt_tokens: float = 0.0
+    """Of the last few requests, the newest counting most."""
     failures: int = 0
     deaths: tuple[str, ...] = ()
     """How workers died while it was being brought up, since that last succeeded."""
@@ -248,8 +266,11 @@ class ModelState:
     is_removed: bool = False
     extra_bytes: int = 0
     """Added to predicted weights after an allocation failed."""
-    measured_weights_bytes: dict[WeightsForm, int] = field(default_factory=dict)
+    measured_weights_bytes: dict[Lies, int] = field(default_factory=dict)
+    measured_rest_bytes: dict[Lies, int] = field(default_factory=dict)
+    """Of the weights, in main memory beside those on accelerators."""
     measured_buffers_bytes: int = 0
+    measured_rest_buffers_bytes: int = 0
     head_id: str | None = None
     """The waiting request that `needs` was computed for."""
     need_bytes: int | None = None
@@ -287,8 +308,9 @@ class Step:
 class State:
     """Everything the brain knows."""
 
-    def __init__(self, settings: Settings, costs: CostBook) -> None:
+    def __init__(self, settings: Settings, costs: CostBook, offload: Rule = by_harm) -> None:
         self.settings = settings
+        self.offload = offload
         self.costs = costs
         self.nodes: dict[str, NodeSpec] = {}
         self.devices: dict[str, Ledger] = {}
@@ -351,4 +373,10 @@ class State:
         return self.nodes[replica.node_id]
 
     def ledgers_of(self, replica: ReplicaState) -> list[Ledger]:
-        return [self.devices[device] for device in replica.placement.devices]
+        """Of all pools that it lies in."""
+        return [self.devices[pool] for pool in replica.placement.pools]
+
+    def rest_of(self, replica: ReplicaState) -> Ledger | None:
+        """Of the main memory that holds what is not on its accelerator."""
+        rest = replica.placement.rest
+        return self.devices[rest] if rest is not None else None

@@ -2,10 +2,11 @@
 
 from itertools import combinations
 
-from repertory.core.moving import Reason, begin_load, weights_bytes
-from repertory.core.offers import standing
+from repertory.core.moving import Reason, begin_load
 from repertory.core.serving import wake_at
+from repertory.core.sites import place_on, standing
 from repertory.core.state import ModelState, ReplicaState, State, Step
+from repertory.core.tiers import weights_bytes, weights_needs
 from repertory.domain.actions import Solve
 from repertory.domain.decisions import Cause, Verdict
 from repertory.domain.events import PlanReady
@@ -86,11 +87,15 @@ def _candidates(state: State, step: Step, model: ModelState) -> list[Candidate]:
     if rate <= 0.0:
         return []
     spec, form = model.spec, WeightsForm.PLAIN
-    resting, peak = weights_bytes(model, form)
     source = Rung.HOST if model.replicas else Rung.DISK
-    load_s = state.costs.load_s
     return [
-        Candidate(spec.name, rate, load_s(spec, placement, source), placement, resting + peak)
+        Candidate(
+            spec.name,
+            rate,
+            state.costs.load_s(spec, placement, source),
+            placement,
+            sum(weights_bytes(model, placement)),
+        )
         for placement in _places(state, model, form)
     ]
 
@@ -105,7 +110,7 @@ def _places(state: State, model: ModelState, form: WeightsForm) -> list[Placemen
         return asleep
     width = model.spec.devices_per_replica
     return [
-        Placement(tuple(device.id for device in devices), form)
+        place_on(state, node, tuple(device.id for device in devices), form)
         for node in state.nodes.values()
         if width <= node.capabilities.max_devices_per_replica
         for devices in combinations(node.devices, width)
@@ -116,18 +121,20 @@ def _refusal(state: State, prewarm: Prewarm) -> str | None:
     model = state.models.get(prewarm.model)
     if model is None or not _may_prewarm(state, model):
         return "it is no longer idle below the device"
-    if any(device not in state.devices for device in prewarm.placement.devices):
+    if any(pool not in state.devices for pool in prewarm.placement.pools):
         return "its device is gone"
-    if all(one != prewarm.placement for one in _places(state, model, prewarm.placement.form)):
+    where = prewarm.placement.devices
+    if all(one.devices != where for one in _places(state, model, prewarm.placement.form)):
         return "it sleeps elsewhere now"
     if any(state.models[name].queue for name in state.starved) or state.intents:
         return "waiting requests need the memory"
-    resting, peak = weights_bytes(model, prewarm.placement.form)
-    for device in prewarm.placement.devices:
-        ledger = state.devices[device]
+    needs = weights_needs(model, prewarm.placement)
+    peak = weights_bytes(model, prewarm.placement)[1]
+    for pool, size in needs.items():
+        ledger, least = state.devices[pool], size if pool == prewarm.placement.rest else size + peak
         room = min(ledger.available_bytes, ledger.free_bytes)
-        if room < resting + peak:
-            return f"{device} has {room} free bytes, {resting + peak} are needed"
+        if room < least:
+            return f"{pool} has {room} free bytes, {least} are needed"
     return None
 
 

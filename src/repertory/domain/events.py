@@ -59,6 +59,10 @@ class Measured:
     back when somebody goes on with it."""
     kv_saved_ns: int = 0
     """The part of `took_ns` that this took."""
+    rest_weights_bytes: int | None = None
+    """The part of a replica on an accelerator that lies in main memory; not in the totals above."""
+    rest_kv_bytes: int | None = None
+    rest_buffers_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

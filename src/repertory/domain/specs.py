@@ -106,8 +106,6 @@ class ModelSpec:
     """Predicted compute buffers of a serving replica (activations, logits)."""
     handle_bytes: int = 0
     """What a loaded model holds besides its tensors: the tokenizer's tables, mostly."""
-    head_bytes: int = 0
-    """Of the output head, a part of the weights: it goes to an accelerator before any layer."""
     repacked_bytes: int = 0
     """Bytes of weights that a repacked load writes anew; 0 where repacking changes nothing."""
     max_sequences: int = 16
@@ -117,6 +115,17 @@ class ModelSpec:
     ttl_s: float | None = None
     """Idle seconds after which the replica is unloaded; None: only for room."""
     aliases: tuple[str, ...] = ()
+    head_bytes: int = 0
+    """Of the output head, which an accelerator gets before any layer."""
+    kept_bytes: int = 0
+    """Of what stays in main memory whatever is on an accelerator: tables that rows are taken from.
+    A head that is such a table (tied embeddings) is held twice, and counts in both."""
+    layers_bytes: int = 0
+    """Of all layers together; 0: of all that is neither head nor kept."""
+
+    @property
+    def all_layers_bytes(self) -> int:
+        return self.layers_bytes or self.weights_bytes - self.head_bytes - self.kept_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +136,14 @@ class Placement:
     form: WeightsForm = WeightsForm.PLAIN
     layers: int | None = None
     """How many of the model's layers are there, the rest on the node's CPU; None: all of them."""
+    rest: str | None = None
+    """On accelerators: the set of cores whose memory holds what is not there.  None: nothing is
+    held elsewhere that anybody keeps account of."""
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """Every device whose memory the replica takes."""
+        return self.devices if self.rest is None else (*self.devices, self.rest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,6 +203,10 @@ class ModelDescription:
     takes_whole_prompts: bool = False
     """A prompt is computed in one batch, so `buffers_bytes` grows with the context offered."""
     bos_token: int | None = None
+    head_bytes: int = 0
+    """How its bytes lie where some of its layers are on an accelerator: `ModelSpec` says more."""
+    kept_bytes: int = 0
+    layers_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -263,7 +263,7 @@ class FakeEngine:
         end = await done
         if end.failure is not None:
             raise engine_error(end.failure.fault, end.failure.message)
-        return Measured(end.took_ns, end.weights_bytes, end.kv_bytes, end.buffers_bytes, end.source)
+        return end.measured
 
     def _refuse_illegal(self, action: Transition) -> None:
         rung, edge = self._model.rung_of(action.replica_id), edge_of(action)
@@ -281,8 +281,8 @@ class FakeEngine:
 
     def _refuse_placement(self, action: Load, spec: ModelSpec) -> None:
         known = {device.id for device in self._node.devices}
-        if not known.issuperset(action.placement.devices):
-            raise EngineError(f"cannot place {spec.name} on {action.placement.devices}")
+        if not known.issuperset(action.placement.pools):
+            raise EngineError(f"cannot place {spec.name} on {action.placement.pools}")
         layers = action.placement.layers
         if layers is None:
             return

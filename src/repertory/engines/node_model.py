@@ -7,7 +7,7 @@ in closed form.  Inputs take effect between steps, as in a real worker.
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from repertory.domain.actions import (
     Activate,
@@ -19,18 +19,12 @@ from repertory.domain.actions import (
     Transition,
     Unload,
 )
+from repertory.domain.events import Measured
 from repertory.domain.ladder import Rung
 from repertory.domain.requests import Fault
-from repertory.domain.specs import (
-    DeviceSpec,
-    KvShape,
-    ModelSpec,
-    NodeSpec,
-    Placement,
-    WeightsForm,
-)
+from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, NodeSpec, Placement
 from repertory.engines.step_loop import PREFILL_CHUNK, Job, Lane, Output, Running, StepLoop
-from repertory.perf.bytes import kv_bytes, share_there, weights_footprint
+from repertory.perf.bytes import kv_needs, placed_footprint, rest_footprint, share_there
 from repertory.perf.profiles import Profile
 from repertory.policy.share import entry_ns
 
@@ -47,16 +41,17 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class TransitionEnd:
-    """A transition is over; sizes are totals over its placement, zero where it holds nothing."""
+    """A transition is over."""
 
     at_ns: int
     transition: Transition
-    took_ns: int
     failure: Failure | None
-    weights_bytes: int
-    kv_bytes: int
-    buffers_bytes: int
-    source: Rung | None
+    measured: Measured
+    """Sizes are totals over its placement, zero where it holds nothing."""
+
+    @property
+    def took_ns(self) -> int:
+        return self.measured.took_ns
 
 
 @dataclass(slots=True)
@@ -84,6 +79,8 @@ class NodeModel:
         self._copies: dict[str, _Copy] = {}
         self.specs: dict[str, ModelSpec] = {}
         """By replica, from its latest transition."""
+        self._placed: dict[str, Placement] = {}
+        """By replica, from its latest load."""
         self._loops: dict[str, StepLoop] = {}
         self._where: dict[str, str] = {}
         """Generation -> replica."""
@@ -212,15 +209,17 @@ class NodeModel:
         """What this worker holds on a device now, by its own account."""
         held = 0
         for copy in self._copies.values():
-            if device_id not in copy.placement.devices:
+            if device_id not in copy.placement.pools:
                 continue
-            foot = weights_footprint(copy.spec, copy.placement.form, copy.placement.layers)
+            is_rest = device_id == copy.placement.rest
+            foot = (rest_footprint if is_rest else placed_footprint)(copy.spec, copy.placement)
             if copy.rung in (Rung.DEVICE, Rung.SERVING):
                 held += foot.weights_bytes
-            elif copy.rung is Rung.HOST:
+            elif copy.rung is Rung.HOST and not is_rest:
                 held += self.node.capabilities.asleep_residue_bytes
             if copy.kv is not None:
-                held += kv_bytes(copy.spec, copy.kv) + foot.buffers_bytes
+                held += kv_needs(copy.spec, copy.placement, copy.kv)[device_id]
+                held += foot.buffers_bytes
         return held
 
     def rung_of(self, replica_id: str) -> Rung:
@@ -308,32 +307,45 @@ class NodeModel:
     def _end(
         self, transition: Transition, spec: ModelSpec, end_ns: int, took_ns: int
     ) -> TransitionEnd:
-        width = spec.devices_per_replica
-        weights = kv_total = buffers = 0
-        source = None
+        measured = Measured(took_ns, 0, 0, 0)
         if isinstance(transition, Load):
-            where = transition.placement
-            weights = weights_footprint(spec, where.form, where.layers).weights_bytes * width
-            source = self.rung_of(transition.replica_id)
+            self._placed[transition.replica_id] = transition.placement
+            measured = _loaded(took_ns, spec, transition.placement)
+            measured = replace(measured, source=self.rung_of(transition.replica_id))
         elif isinstance(transition, (Activate, Resize)):
-            kv_total = kv_bytes(spec, transition.kv) * width
-            buffers = weights_footprint(spec, WeightsForm.PLAIN).buffers_bytes * width
-        return TransitionEnd(
-            end_ns,
-            transition,
-            took_ns,
-            self._fail(transition),
-            weights,
-            kv_total,
-            buffers,
-            source,
-        )
+            placed = self._placed[transition.replica_id]
+            measured = _opened(took_ns, spec, placed, transition.kv)
+        return TransitionEnd(end_ns, transition, self._fail(transition), measured)
 
     def _loop_of(self, replica_id: str) -> StepLoop:
         key = replica_id
         if self.node.capabilities.step_sharing:
             key = self._copies[replica_id].placement.devices[0]
         return self._loops.setdefault(key, StepLoop())
+
+
+def _loaded(took_ns: int, spec: ModelSpec, placement: Placement) -> Measured:
+    weights = placed_footprint(spec, placement).weights_bytes * len(placement.devices)
+    if placement.rest is None:
+        return Measured(took_ns, weights, 0, 0)
+    rest = rest_footprint(spec, placement).weights_bytes
+    return Measured(took_ns, weights, 0, 0, rest_weights_bytes=rest)
+
+
+def _opened(took_ns: int, spec: ModelSpec, placement: Placement, kv: KvShape) -> Measured:
+    needs, width = kv_needs(spec, placement, kv), len(placement.devices)
+    there = sum(needs[device] for device in placement.devices)
+    buffers = placed_footprint(spec, placement).buffers_bytes * width
+    if placement.rest is None:
+        return Measured(took_ns, 0, there, buffers)
+    return Measured(
+        took_ns,
+        0,
+        there,
+        buffers,
+        rest_kv_bytes=needs[placement.rest],
+        rest_buffers_bytes=rest_footprint(spec, placement).buffers_bytes,
+    )
 
 
 def _enter(loop: StepLoop, lane: Lane) -> None:

@@ -214,6 +214,9 @@ class Catalogue:
             is_pinned=choice.is_pinned,
             ttl_s=choice.ttl_s,
             aliases=choice.aliases,
+            head_bytes=facts.head_bytes,
+            kept_bytes=facts.kept_bytes,
+            layers_bytes=facts.layers_bytes,
         )
         return Offer(
             spec,

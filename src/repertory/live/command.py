@@ -19,6 +19,8 @@ def worker_command(config: ServeConfig) -> WorkerCommand:
     arguments += ["--state-dir", str(config.state_dir)]
     arguments += ["--saved-kv-bytes", str(config.saved_kv_bytes)]
     arguments += ["--saved-kv-disk-bytes", str(config.saved_kv_disk_bytes)]
+    for endpoint in config.rpc:
+        arguments += ["--rpc", endpoint]
     if config.is_exact:
         arguments.append("--exact")
     return WorkerCommand("worker", tuple(arguments), ENVIRONMENT)

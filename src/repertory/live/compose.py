@@ -36,6 +36,7 @@ from repertory.live.reload import Source, Wishes
 from repertory.live.server import Server
 from repertory.live.watch import Watch
 from repertory.perf.needs import size_text
+from repertory.policy.fit import Split
 
 __all__ = ["Endpoint", "run_server"]
 
@@ -275,8 +276,9 @@ class _Composition:
             for device in node.devices
         )
         story = f"{size_text(memory)} - {terms}" if here else ""
-        room = Room({device.id: device.memory_bytes for device in devices}, story)
-        return replace(node, devices=devices), room
+        node = replace(node, devices=devices)
+        sizes = {device.id: device.memory_bytes for device in devices}
+        return node, Room(sizes, story, tuple(Split.of(node)))
 
     def _on_lost(self, loss: Loss) -> None:
         self._engine, self._child_engine, self._pid = None, None, None

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from repertory.core.offers import USUAL_CELLS
+from repertory.core.sites import USUAL_CELLS
 from repertory.domain.specs import ModelSpec
 from repertory.live.options import ServeConfig
 from repertory.perf.bytes import MIN_CELLS
 from repertory.perf.needs import Need, need_of, size_text
-from repertory.policy.fit import misfit
+from repertory.policy.fit import Split, misfit
 
 __all__ = ["Room", "expected_room", "least_bytes", "pinned_misfit", "warnings"]
 
@@ -26,6 +26,8 @@ class Room:
     """Bytes by device."""
     story: str
     """`12.0 GiB - 290 MiB for server and worker`; empty where each device has its own memory."""
+    splits: tuple[Split, ...] = ()
+    """Accelerators that may hold a part of a model, with the main memory beside them."""
 
     @property
     def total_bytes(self) -> int:
@@ -74,6 +76,8 @@ def pinned_misfit(pinned: Mapping[ModelSpec, str], room: Room) -> str | None:
     sizes = [need.total_bytes for need in needs]
     if _fit(sizes, sorted(room.devices.values(), reverse=True)):
         return None
+    if room.splits and sum(sizes) <= room.total_bytes:
+        return None  # layers fill what whole models leave
     total = sum(sizes)
     place = next((need.place for need in needs if need.place), "")
     alone = [need.name for need in needs if need.total_bytes > room.largest_bytes]
@@ -125,7 +129,7 @@ def warnings(specs: Sequence[ModelSpec], pinned: Mapping[ModelSpec, str], room: 
     found = []
     for spec in specs:
         need = need_of(spec, MIN_CELLS)
-        never = misfit(spec, room.devices)
+        never = misfit(spec, room.devices, room.splits)
         if never is not None:
             where = f" ({room.story})" if room.story else ""
             found.append(f"{spec.name}: {never}{where}")

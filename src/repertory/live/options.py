@@ -67,6 +67,8 @@ class ServeConfig:
     is_exact: bool
     saved_kv_disk_bytes: int = 0
     """Of the disk under `state_dir`, for more of what `saved_kv_bytes` is for."""
+    rpc: tuple[str, ...] = ()
+    """HOST:PORT of RPC servers whose devices are ours too."""
 
     @property
     def saved_kv_bytes(self) -> int:

@@ -193,6 +193,7 @@ _FIXED: Mapping[str, Callable[[ServeConfig], object]] = {
     "host_memory": lambda config: config.host_memory_bytes,
     "saved_kv_disk": lambda config: config.saved_kv_disk_bytes,
     "devices": lambda config: config.devices,
+    "rpc": lambda config: config.rpc,
     "host": lambda config: config.host,
     "port": lambda config: config.port,
     "state_dir": lambda config: config.state_dir,

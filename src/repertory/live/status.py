@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from repertory.core.state import ModelState, ReplicaState, State
 from repertory.domain.actions import Load
 from repertory.domain.ladder import Rung
-from repertory.domain.specs import ModelSpec
+from repertory.domain.specs import ModelSpec, Placement
 from repertory.live.facade import DeviceStatus, ModelStatus
-from repertory.perf.bytes import kv_bytes, weights_footprint
+from repertory.perf.bytes import kv_needs, placed_footprint, rest_footprint
 
 __all__ = ["Expected", "device_status", "highest", "model_status"]
 
@@ -42,7 +42,7 @@ def model_status(
         aliases=spec.aliases,
         status=_status_word(model, replica),
         rung=(replica.rung if replica is not None else Rung.DISK).value,
-        device="+".join(replica.placement.devices) if replica is not None else "",
+        device=_place_text(spec, replica.placement) if replica is not None else "",
         is_pinned=model.is_pinned,
         context_tokens=spec.context_tokens,
         running=sum(len(one.running) for one in model.replicas.values()),
@@ -77,14 +77,25 @@ def _status_word(model: ModelState, replica: ReplicaState | None) -> str:
     return "sleeping" if replica.rung is Rung.DEVICE else "unloaded"
 
 
+def _place_text(spec: ModelSpec, placement: Placement) -> str:
+    devices = "+".join(placement.devices)
+    if placement.layers is None:
+        return devices
+    return f"{devices} ({placement.layers} of {spec.layers} layers)"
+
+
 def _predicted_bytes(spec: ModelSpec, replica: ReplicaState | None) -> int:
     if replica is None or replica.rung not in (Rung.DEVICE, Rung.SERVING):
         return 0
-    foot = weights_footprint(spec, replica.placement.form)
-    each = foot.weights_bytes
-    if replica.rung is Rung.SERVING and replica.kv is not None:
-        each += foot.buffers_bytes + kv_bytes(spec, replica.kv)
-    return each * len(replica.placement.devices)
+    placement = replica.placement
+    foots = [placed_footprint(spec, placement)] * len(placement.devices)
+    if placement.rest is not None:
+        foots.append(rest_footprint(spec, placement))
+    if replica.rung is not Rung.SERVING or replica.kv is None:
+        return sum(foot.weights_bytes for foot in foots)
+    return sum(foot.resting_bytes for foot in foots) + sum(
+        kv_needs(spec, placement, replica.kv).values()
+    )
 
 
 def _measured_bytes(state: State, replica: ReplicaState | None) -> int | None:

@@ -26,6 +26,7 @@ __all__ = [
     "in_order",
     "missed_weight",
     "probability_of_use",
+    "response_factor",
 ]
 
 MISS_PENALTY_S = 10.0
@@ -68,6 +69,18 @@ def probability_of_use(arrivals_per_s: float, reload_s: float, floor_s: float) -
     worker.md, Dispatch: p = 1 - exp(-rate · max(60 s, 10 · reload)).
     """
     return -math.expm1(-arrivals_per_s * max(floor_s, 10.0 * reload_s))
+
+
+_MOST_SHARE = 0.95
+"""More than all of a device's time may be asked for, for a while; the queue is then long, not
+infinite."""
+
+
+def response_factor(share: float) -> float:
+    """How many times as long an answer takes on a device that is asked for so much of its time as
+    on an idle one (processor sharing, M/G/1).
+    """
+    return 1.0 / (1.0 - min(share, _MOST_SHARE))
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,12 +65,12 @@ class _Standing:
 
 def saved_by(measured: Measured) -> tuple[int, int]:
     """Bytes and nanoseconds of KV that this move copied to main memory; (0, 0): it does not say."""
-    return getattr(measured, "kv_saved_bytes", 0) or 0, getattr(measured, "kv_saved_ns", 0) or 0
+    return measured.kv_saved_bytes, measured.kv_saved_ns
 
 
 def restored_by(step: TokenStep) -> tuple[int, int]:
     """Bytes and nanoseconds of KV that were copied back before this token; (0, 0): none."""
-    return getattr(step, "restored_bytes", 0) or 0, getattr(step, "restored_ns", 0) or 0
+    return step.restored_bytes, step.restored_ns
 
 
 class Stand:

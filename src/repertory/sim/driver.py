@@ -21,7 +21,6 @@ from repertory.domain.events import (
     Event,
     Finished,
     FirstToken,
-    Measured,
     ModelAdded,
     PlanReady,
     Preempted,
@@ -202,10 +201,7 @@ class Simulation:
 def _end_of(end: TransitionEnd) -> Event:
     transition, failure = end.transition, end.failure
     if failure is None:
-        measured = Measured(
-            end.took_ns, end.weights_bytes, end.kv_bytes, end.buffers_bytes, end.source
-        )
-        return TransitionDone(end.at_ns, transition.action_id, transition.replica_id, measured)
+        return TransitionDone(end.at_ns, transition.action_id, transition.replica_id, end.measured)
     return TransitionFailed(
         end.at_ns,
         transition.action_id,

@@ -73,6 +73,7 @@ def describe_headers(
         is_embedding_only=pooling > 0 or not _is_causal(head),
         takes_whole_prompts=not _is_causal(head),
         bos_token=_bos_token(head),
+        **_parts(tensors),
     )
 
 
@@ -238,6 +239,29 @@ def cpu_features() -> frozenset[str]:
     return frozenset(next(flags, "").partition(":")[2].split())
 
 
+def _parts(tensors: Sequence[Tensor]) -> dict[str, int]:
+    """How the library divides a model between an accelerator and main memory.
+
+    Layers are what is named `blk.N`; tables that rows are taken from always stay; all else goes
+    with the output head.  A head that the file does not have is the token embedding once more.
+    """
+    sizes = {"layers_bytes": 0, "kept_bytes": 0, "head_bytes": 0}
+    for tensor in tensors:
+        part = "head_bytes"
+        if tensor.name.startswith("blk."):
+            part = "layers_bytes"
+        elif tensor.name.startswith(("token_embd.", *_LOOKED_UP)):
+            part = "kept_bytes"
+        sizes[part] += tensor.size_bytes
+        if tensor.name == "token_embd.weight" and _is_tied(tensors):
+            sizes["head_bytes"] += tensor.size_bytes
+    return sizes
+
+
+def _is_tied(tensors: Sequence[Tensor]) -> bool:
+    return not any(tensor.name == "output.weight" for tensor in tensors)
+
+
 _LOOKED_UP = ("position_embd.", "token_types.", "per_layer_token_embd.")
 """Tables that rows are taken from; the library keeps those as they are."""
 
@@ -247,7 +271,7 @@ def _repacked_bytes(tensors: Sequence[Tensor], features: frozenset[str]) -> int:
 
     The token embedding counts where it is also the output matrix: that copy is repacked.
     """
-    is_tied = not any(tensor.name == "output.weight" for tensor in tensors)
+    is_tied = _is_tied(tensors)
     return sum(
         _repacked(tensor, features)
         for tensor in tensors

@@ -19,6 +19,8 @@ from repertory.engines.llamacpp.library import (
     forget_statements,
     last_errors,
     stated_buffers_bytes,
+    stated_buffers_here_bytes,
+    stated_kv_share_here,
 )
 from repertory.engines.pooling import Embeddings
 
@@ -151,12 +153,18 @@ class Context:
         self.cells_allocated: int = api.llama_n_ctx(self._handle)
         self.reserved_bytes = (
             stated_buffers_bytes()
-            + _work_bytes(model, shape.cells, options)
+            + _work_bytes(model, shape.cells, options, stated_kv_share_here() > 0.0)
             + _states_bytes(model, self._capacity)
         )
         """Compute and output buffers, as the library reserved them for its worst batch, what its
         CPU backend takes to work in when that batch comes, and rows of all its tokens if an
         embedding takes them."""
+        self.kv_share_here = stated_kv_share_here()
+        """How much of its KV memory lies in main memory: that of the layers that are there."""
+        self.reserved_here_bytes = (
+            self.reserved_bytes - stated_buffers_bytes() + stated_buffers_here_bytes()
+        )
+        """Of `reserved_bytes`, what lies in main memory."""
 
     @property
     def has_memory(self) -> bool:
@@ -286,10 +294,10 @@ def _batch_tokens(model: Model, shape: KvShape) -> int:
     return max(CHUNK_TOKENS, shape.sequences) if model.is_causal else shape.cells
 
 
-def _work_bytes(model: Model, cells: int, options: ContextOptions) -> int:
+def _work_bytes(model: Model, cells: int, options: ContextOptions, has_layers_here: bool) -> int:
     """The widest second operand of a product, converted to 16 bits: a layer's feed-forward, or,
     without flash attention, all heads' scores over all cells of a slot."""
-    if not options.is_on_cpu:
+    if not options.is_on_cpu and not has_layers_here:
         return 0
     feed_forward = 4 * api.llama_model_n_embd(model.handle)
     scores = cells * api.llama_model_n_head(model.handle) if options.is_exact else 0

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 
-from repertory.domain.specs import ModelSpec
+from repertory.engines.llamacpp.account import Account, Known, Tiers, read_back
 from repertory.engines.llamacpp.context import (
     WARM_UP_TOKENS,
     Context,
@@ -13,40 +12,20 @@ from repertory.engines.llamacpp.context import (
     warm_up_embed,
     warm_up_prefill,
 )
+from repertory.engines.llamacpp.library import Accelerator
 from repertory.engines.llamacpp.steps import StepLoop
 
-__all__ = ["Contexts", "Taken", "freed_on_failure"]
-
-_STATE_OVERHEAD_BYTES = 32
-"""What a saved token holds besides its KV (position, sequence): measured 13."""
+__all__ = ["Contexts", "freed_on_failure"]
 
 _Of = tuple[object, str]
 """Weights in one form, on a device."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What a model's first context showed."""
-
-    token_bytes: int
-    """KV of one token, as saved."""
-    unstated_bytes: int
-    """What appeared beyond the KV and the buffers that the library reserved."""
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What a context takes."""
-
-    kv_bytes: int
-    buffers_bytes: int
 
 
 class Contexts:
     """What those of this worker showed, by model and device.  By the mover."""
 
     def __init__(self) -> None:
-        self._seen: dict[_Of, _Known] = {}
+        self._seen: dict[_Of, Known] = {}
 
     def token_bytes(self, of: _Of, loop: StepLoop, context: Context) -> int:
         """KV of one token.  A model's first context in this process computes a few, and what they
@@ -56,18 +35,17 @@ class Contexts:
         return _warm_up(loop, context) if known is None else known.token_bytes
 
     def read_back(
-        self, of: _Of, spec: ModelSpec, context: Context, per_token_bytes: int, appeared_bytes: int
-    ) -> Taken:
-        """The KV's own bytes are exact; buffers are what appeared besides, or what the library
-        reserved if it has not touched all of that yet."""
-        stated = spec.kv_bytes_per_token
-        if 0 <= per_token_bytes - stated <= _STATE_OVERHEAD_BYTES:
-            per_token_bytes = stated
-        kv_bytes = context.cells_allocated * per_token_bytes
-        unstated = max(0, appeared_bytes - kv_bytes - context.reserved_bytes)
-        known = self._seen.setdefault(of, _Known(per_token_bytes, unstated))
-        buffers_bytes = context.reserved_bytes + max(unstated, known.unstated_bytes)
-        return Taken(kv_bytes, buffers_bytes)
+        self,
+        of: _Of,
+        context: Context,
+        accelerator: Accelerator | None,
+        token_bytes: tuple[int, int],
+        before: Tiers,
+    ) -> Account:
+        """`token_bytes`: of one token as saved, and as the file's head has it."""
+        known = self._seen.get(of)
+        account, self._seen[of] = read_back(context, accelerator, token_bytes, before, known)
+        return account
 
 
 def _warm_up(loop: StepLoop, context: Context) -> int:

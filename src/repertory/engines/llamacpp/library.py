@@ -8,6 +8,7 @@ import ctypes
 import logging
 import os
 import re
+import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,12 +38,16 @@ __all__ = [
     "last_errors",
     "start",
     "stated_buffers_bytes",
+    "stated_buffers_here_bytes",
+    "stated_kv_share_here",
 ]
 
 api: Any = _declarations  # ctypes functions: what they take and give is said by our wrappers
 _log = logging.getLogger(__name__)
 _WARN, _ERROR = 3, 4
 _MMAP, _READ = 1, 0
+_ANSWER_S = 3.0
+"""To a server on another machine; one that is there answers within milliseconds."""
 _ALL_LAYERS = 1_000_000
 _GPU_TYPES = (1, 2)  # GGML_BACKEND_DEVICE_TYPE_GPU, _IGPU
 _Piece = ctypes.c_char * 512
@@ -60,18 +65,22 @@ class Accelerator:
 
 
 _recent_errors: deque[str] = deque(maxlen=4)
-_stated_buffers: list[float] = []
+_stated_buffers: list[tuple[str, float]] = []
+_stated_kv: list[tuple[str, float]] = []
 _stated_weights: list[float] = []
 _WEIGHTS_LINE = re.compile(r"load_tensors: +(?!CPU)\S+ model buffer size = +([0-9.]+) MiB")
 _OUT_OF_MEMORY = re.compile(r"[Cc]annot allocate memory|(failed|unable) to allocate|bad_alloc")
 """The library has no error codes; what the system lacked now it may have later."""
-_BUFFER_LINE = re.compile(r"(?:compute|output) buffer size = +([0-9.]+) MiB")
+_BUFFER_LINE = re.compile(r"(\S+) +(?:compute|output) buffer size = +([0-9.]+) MiB")
+_KV_LINE = re.compile(r"(\S+) +(?:KV|RS) buffer size = +([0-9.]+) MiB")
 
 
 def _on_log(level: int, text: bytes, _: object) -> None:
     line = text.decode("utf-8", "replace").strip()
     if stated := _BUFFER_LINE.search(line):
-        _stated_buffers.append(float(stated[1]))
+        _stated_buffers.append((stated[1], float(stated[2])))
+    if stated := _KV_LINE.search(line):
+        _stated_kv.append((stated[1], float(stated[2])))
     if stated := _WEIGHTS_LINE.search(line):
         _stated_weights.append(float(stated[1]))
     if level == _ERROR and line:
@@ -107,10 +116,13 @@ def _symbol(name: str, result: Any, *arguments: Any) -> Any:  # Any: ctypes type
 
 
 def accelerators(rpc_endpoints: Sequence[str] = ()) -> tuple[Accelerator, ...]:
-    """Every GPU-like device of this build, and those behind the RPC endpoints."""
+    """Every GPU-like device of this build, and those behind the RPC endpoints that answer."""
     start()
     for endpoint in rpc_endpoints:
-        _register_rpc(endpoint)
+        if _answers(endpoint):
+            _register_rpc(endpoint)
+        else:
+            _log.warning("no RPC server answers at %s; going on without it", endpoint)
     count = _symbol("ggml_backend_dev_count", ctypes.c_size_t)()
     get = _symbol("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
     kind = _symbol("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
@@ -141,17 +153,44 @@ def forget_statements() -> None:
     """Before a call whose statements matter.  Models and contexts are made on one thread."""
     _recent_errors.clear()
     _stated_buffers.clear()
+    _stated_kv.clear()
     _stated_weights.clear()
 
 
 def stated_buffers_bytes() -> int:
     """Buffers that the library says it reserved for the last context: it has no call that tells."""
-    return round(sum(_stated_buffers) * (1 << 20))
+    return round(sum(size for _, size in _stated_buffers) * (1 << 20))
+
+
+def stated_buffers_here_bytes() -> int:
+    """Those of them that lie in main memory."""
+    return round(sum(size for name, size in _stated_buffers if _is_here(name)) * (1 << 20))
+
+
+def stated_kv_share_here() -> float:
+    """Of the last context's KV memory, the share that lies in main memory."""
+    here = sum(size for name, size in _stated_kv if _is_here(name))
+    return here / max(sum(size for _, size in _stated_kv), 1e-9)
+
+
+def _is_here(buffer: str) -> bool:
+    """`CPU`, `CPU_Mapped`, `CPU_REPACK`, and what an accelerator can read in place, `CUDA_Host`."""
+    return buffer.startswith("CPU") or buffer.endswith("_Host")
 
 
 def free_bytes(accelerator: Accelerator) -> int:
     """What the device has left now."""
     return _accelerator(accelerator.pointer).free_bytes
+
+
+def _answers(endpoint: str) -> bool:
+    """Asked beforehand: the library aborts the process if nobody does."""
+    host, _, port = endpoint.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _register_rpc(endpoint: str) -> None:

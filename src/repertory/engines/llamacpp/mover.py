@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import assert_never
@@ -33,6 +33,7 @@ from repertory.domain.ladder import IllegalTransition, Rung, destination
 from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, Placement, WeightsForm
 from repertory.engines.contract import GenerationSpec
 from repertory.engines.grammar.automaton import Grammar
+from repertory.engines.llamacpp.account import Account, Tiers, in_use, measured_of
 from repertory.engines.llamacpp.cells.computed import Weights, computed_of
 from repertory.engines.llamacpp.cells.saved import SavedKv
 from repertory.engines.llamacpp.cells.slots import Copied
@@ -76,8 +77,17 @@ class _Replica:
     rung: Rung = Rung.DISK
     device: Device | None = None
     held: Shelved | None = None
-    kv_bytes: int = 0
-    buffers_bytes: int = 0
+    account: Account = field(default_factory=Account)
+
+    @property
+    def accelerator(self) -> Accelerator | None:
+        return None if self.device is None else self.device.accelerator
+
+    @property
+    def here_bytes(self) -> int:
+        """KV memory and buffers in main memory."""
+        total = self.account.total
+        return total.there_bytes if self.accelerator is None else total.rest_bytes
 
 
 class Mover:
@@ -107,10 +117,14 @@ class Mover:
 
     @property
     def replica_bytes(self) -> int:
-        """What all replicas hold, by the last reading; shared weights count once."""
+        """What all replicas hold in main memory, by the last reading; shared weights count once."""
         replicas = list(self._replicas.values())
-        shared = {id(one.held): one.held.weights_bytes for one in replicas if one.held is not None}
-        return sum(shared.values()) + sum(one.kv_bytes + one.buffers_bytes for one in replicas)
+        shared = {
+            id(one.held): one.held.weights_bytes if one.accelerator is None else one.held.rest_bytes
+            for one in replicas
+            if one.held is not None
+        }
+        return sum(shared.values()) + sum(one.here_bytes for one in replicas)
 
     def start(self, action: Transition, spec: ModelSpec | None = None) -> Future[Measured]:
         """Queue a transition.  One that fails leaves the replica where it stood."""
@@ -268,14 +282,9 @@ class Mover:
                     drop_from_host(path)
             case _:
                 assert_never(action)
-        return Measured(
-            took_ns=self._spent_ns() - started_ns,
-            weights_bytes=0 if replica.held is None else replica.held.weights_bytes,
-            kv_bytes=replica.kv_bytes,
-            buffers_bytes=replica.buffers_bytes,
-            source=source,
-            kv_saved_bytes=saved.bytes,
-            kv_saved_ns=saved.took_ns,
+        took_ns = self._spent_ns() - started_ns
+        return measured_of(
+            took_ns, source, replica.held, replica.account, replica.accelerator, saved
         )
 
     def _spent_ns(self) -> int:
@@ -325,7 +334,7 @@ class Mover:
 
     def _activate(self, replica: _Replica, shape: KvShape) -> None:
         device, held = _standing(replica)
-        before = taken_bytes(device.accelerator)
+        before = in_use(device.accelerator)
         with self._working():
             context = Context(held.model, shape, device.options)
         serving = Serving(replica.id, held.model, context, self._saved, _weights(device, held))
@@ -338,7 +347,7 @@ class Mover:
         device, held = _standing(replica)
         loop = device.loop
         left = loop.get(replica.id).context
-        before = taken_bytes(device.accelerator) - replica.kv_bytes - replica.buffers_bytes
+        before = in_use(device.accelerator).plus(replica.account.total, -1)
         loop.call(lambda: loop.get(replica.id).check_fits(shape), replica.id).result()
         with self._working():
             context = Context(held.model, shape, device.options)
@@ -359,17 +368,15 @@ class Mover:
             saved = serving.save_all()
             serving.context.free()
             trim()
-        replica.kv_bytes = replica.buffers_bytes = 0
+        replica.account = Account()
         return saved
 
     def _read_back(
-        self, replica: _Replica, context: Context, per_token_bytes: int, before_bytes: int
+        self, replica: _Replica, context: Context, per_token_bytes: int, before: Tiers
     ) -> None:
         device, held = _standing(replica)
-        appeared = taken_bytes(device.accelerator) - before_bytes
-        of = (held.key, device.spec.id)
-        read = self._contexts.read_back(of, replica.spec, context, per_token_bytes, appeared)
-        replica.kv_bytes, replica.buffers_bytes = read.kv_bytes, read.buffers_bytes
+        of, each = (held.key, device.spec.id), (per_token_bytes, replica.spec.kv_bytes_per_token)
+        replica.account = self._contexts.read_back(of, context, device.accelerator, each, before)
 
 
 def _check_layers(spec: ModelSpec, placement: Placement, device: Device) -> None:

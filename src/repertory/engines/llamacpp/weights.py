@@ -103,6 +103,8 @@ class Shelved:
     mapped: "list[_Range]"
     """Where the file is computed from in place; empty if its weights were copied elsewhere."""
     weights_bytes: int = 0
+    rest_bytes: int = 0
+    """Beside an accelerator: what lies in main memory."""
     uses: int = 1
 
 
@@ -192,7 +194,7 @@ def _opened(
     spec: ModelSpec, key: _Key, accelerator: Accelerator | None, meanwhile: Callable[[], int]
 ) -> Shelved:
     paths = shards(Path(spec.location))
-    before = taken_bytes(accelerator)
+    before, before_here = taken_bytes(accelerator), taken_bytes(None)
     known = frozenset(_mapped_ranges(paths))
     _, form, _, layers = key
     is_copied = form is WeightsForm.REPACKED or accelerator is not None
@@ -213,7 +215,7 @@ def _opened(
         layers=layers,
         on_progress=on_progress,
     )
-    mapped = [one for one in _mapped_ranges(paths) if one not in known]
+    mapped = left = [one for one in _mapped_ranges(paths) if one not in known]
     if is_copied:
         _let_go(mapped)  # copied elsewhere; the file's pages count as HOST again
         mapped = []
@@ -221,9 +223,22 @@ def _opened(
     if form is WeightsForm.REPACKED:
         # Token embeddings are looked up in the file itself, and their pages come back one by one.
         taken += max(0, spec.weights_bytes - spec.repacked_bytes)
-    if accelerator is not None:
-        taken = max(taken, model.accelerator_bytes)  # a remote device does not tell what it has
-    return Shelved(model, key, spec.location, taken, mapped)
+    if accelerator is None:
+        return Shelved(model, key, spec.location, taken, mapped)
+    taken = max(taken, model.accelerator_bytes)  # a remote device does not tell what it has
+    rest = max(0, taken_bytes(None) - before_here) + _rest_bytes(left, layers)
+    return Shelved(model, key, spec.location, taken, mapped, rest_bytes=rest)
+
+
+def _rest_bytes(left: "list[_Range]", layers: int | None) -> int:
+    """What a model on an accelerator leaves of its file in memory.
+
+    Layers are computed from the file's own pages, which are mapped in now; where there are none,
+    rows are looked up there, and their pages come one by one.
+    """
+    if layers is not None:
+        return _populated_bytes(left)
+    return sum(one.end - one.start for one in left)
 
 
 class _Wiper:

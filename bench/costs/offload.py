@@ -1,0 +1,134 @@
+"""k of n layers on the asymmetric pair: the curve, its law from two points, and what is chosen.
+
+A sweep over wide steps, medians; the law is fitted to none and all of the layers, and held against
+the others.  Goodput of a mixed trace on that very curve is the simulator's, and says so.
+"""
+
+import asyncio
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bench.checks import Check, at_least, at_most
+from bench.costs.curves import SHAPES, Shape, goodput
+from bench.costs.pair import running_pair
+from bench.serve.models import folder_of
+from bench.serve.run import Run
+from repertory.domain.specs import KvShape, ModelSpec
+from repertory.engines.gguf.files import describe_file
+from repertory.engines.llamacpp import CHUNK_TOKENS
+from repertory.perf.bytes import most_layers, share_there
+from repertory.perf.offload import Point, fit
+from repertory.policy.offload import by_harm, fully_or_evict, offload_always
+
+__all__ = ["offload"]
+
+_MODEL = "300m-a"
+_PROMPT, _OUTPUT = 256, 33
+_REPEATS = 7
+_STEPS = (0, 4, 8, 12, None)
+"""Layers on the device; None: all.  A quarter of a model more each time."""
+_ERROR = 0.06
+_ROOMS = (0.4, 0.6, 0.8)
+"""Of the weights, what the device has room for when k is chosen."""
+_CELLS = KvShape(1, 1024)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Medians at one number of layers."""
+
+    layers: int | None
+    share: float
+    prefill_s: float
+    decode_s: float
+
+
+def offload(run: Run) -> list[Check]:
+    found = sorted(run.peer.parents[2].glob("baseline-*"))
+    if not found:
+        raise SystemExit("no baseline library beside llama-server: run `make peers`")
+    spec = _spec(folder_of((_MODEL,), run.root, run.say) / f"{_MODEL}.gguf")
+    reads = asyncio.run(_sweep(run, spec, found[-1]))
+    run.keep("offload", [asdict(one) for one in reads])
+    return [*_errors(run, reads), *_choices(spec, reads), *_goodputs(run, spec, reads)]
+
+
+def _spec(path: Path) -> ModelSpec:
+    facts = describe_file(path, batch_tokens=CHUNK_TOKENS)
+    return ModelSpec(
+        name=_MODEL,
+        digest=facts.digest,
+        location=str(path),
+        weights_bytes=facts.weights_bytes,
+        layers=facts.layers,
+        kv_bytes_per_token=facts.kv_bytes_per_token,
+        context_tokens=facts.trained_context_tokens,
+        buffers_bytes=facts.buffers_bytes,
+        head_bytes=facts.head_bytes,
+        kept_bytes=facts.kept_bytes,
+        layers_bytes=facts.layers_bytes,
+    )
+
+
+async def _sweep(run: Run, spec: ModelSpec, library: Path) -> list[_Read]:
+    reads = []
+    async with running_pair(library) as pair:
+        for layers in _STEPS:
+            answers = await pair.answer(spec, layers, _PROMPT, _OUTPUT, _REPEATS)
+            prefill_s = statistics.median(one for one, _ in answers)
+            decode_s = statistics.median(one for _, one in answers)
+            share = 0.0 if layers == 0 else share_there(spec, layers)
+            reads.append(_Read(layers, share, prefill_s, decode_s))
+            run.say(f"{layers} layers: prefill {prefill_s:.3f} s, step {1000 * decode_s:.1f} ms")
+    return reads
+
+
+def _errors(run: Run, reads: list[_Read]) -> list[Check]:
+    """From two measured points; the others were not seen."""
+    checks = []
+    for kind in ("decode", "prefill"):
+        points = [Point(one.share, 0, getattr(one, f"{kind}_s")) for one in reads]
+        law = fit([points[0], points[-1]]).law
+        errors = [abs(law.seconds(one.share, 0) / one.seconds - 1.0) for one in points[1:-1]]
+        run.say(f"{kind}: rho {law.gap(0):.1f}, errors {[f'{one:.3f}' for one in errors]}")
+        name = f"pair: {kind} at a held-out k, largest error"
+        checks.append(at_most(name, "", max(errors), _ERROR))
+        checks.append(at_least(f"pair: {kind}, host to device (rho)", "", law.gap(0), 1.5))
+    return checks
+
+
+def _choices(spec: ModelSpec, reads: list[_Read]) -> list[Check]:
+    """For each room: the steps at the chosen k against the best of the sweep that has room."""
+    worst = 1.0
+    by_layers = {spec.layers if one.layers is None else one.layers: one for one in reads}
+    for share in _ROOMS:
+        room = round(share * spec.weights_bytes) + spec.buffers_bytes
+        most = most_layers(spec, _CELLS, room, spec.buffers_bytes)
+        fitting = {count: one.decode_s for count, one in by_layers.items() if count <= most}
+        worst = min(worst, min(fitting.values()) / fitting[max(fitting)])
+    return [at_least("pair: speed at the chosen k to the best of the sweep", "", worst, 0.9)]
+
+
+def _goodputs(run: Run, spec: ModelSpec, reads: list[_Read]) -> list[Check]:
+    """In the simulator, on the measured curve: three such models, room for 1.6."""
+    slow, fast = reads[0], reads[-1]
+    rho = slow.decode_s / fast.decode_s
+    shape = Shape(
+        spec.weights_bytes,
+        spec.layers,
+        spec.head_bytes,
+        spec.kv_bytes_per_token,
+        fast.decode_s,
+        rho,
+        SHAPES["300M q8_0"].load_s,
+    )
+    ours = goodput(shape, by_harm)
+    checks = []
+    for rule in (fully_or_evict, offload_always):
+        theirs = goodput(shape, rule)
+        words = rule.__name__.replace("_", " ")
+        run.say(f"simulated goodput on this curve: ours {ours:.2f}, {words} {theirs:.2f} tokens/s")
+        name = f"simulated goodput on the pair's curve, to {words}"
+        checks.append(at_least(name, "", ours / theirs, 1.0))
+    return checks
