@@ -38,10 +38,10 @@ _ALONE = 40
 _FULL, _RAMP = 64, 16
 """Batch requests at once, to see what the machine can do; the first and the last of them do not
 count, for they run in small batches."""
-_SECONDS = {_HERE: 40.0, _AWAY: 60.0}
+_SECONDS = {_HERE: 40.0, _AWAY: 45.0}
 """In which a wave's requests are sent."""
 _OVERLOAD = 1.5
-_GAP_S = {_HERE: 0.7, _AWAY: 2.5}
+_GAP_S = {_HERE: 0.7, _AWAY: 2.2}
 """Between interactive requests, on average.  Each for the other model is a switch there and back.
 """
 _SENDERS = {"flood": 0.56, "ann": 0.22, "bob": 0.22}
