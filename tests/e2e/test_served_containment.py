@@ -27,6 +27,8 @@ from serving import (
 
 from repertory.core.journal import read_lines
 
+LONG_TOKENS = 1200
+"""Of a stream that is there at each of three deaths, on a quick machine too."""
 POISON_TOKENS = 3500
 """A second and more of computing until its first token: time to kill the worker at it."""
 
@@ -68,10 +70,10 @@ def test_a_poison_request_fails_alone_and_live_streams_go_on(
     """Three workers die at it: once in company, twice while it is the one on trial."""
     server = start(four_models, "--exact", memory="700MiB")
     names = ("llama-q8", "qwen-q8")
-    whole = [Reader(server, name, 400) for name in names]
+    whole = [Reader(server, name, LONG_TOKENS) for name in names]
     for stream in whole:
         assert stream.join().error is None, stream.error
-    streams = [Reader(server, name, 400).wait_flowing() for name in names]
+    streams = [Reader(server, name, LONG_TOKENS).wait_flowing() for name in names]
     poison = Reader(server, "llama-q8", 8, [*range(300, 300 + POISON_TOKENS)])
     for loss in range(3):
         wait_for(lambda: is_tried_alone(log_of(server.state_dir), POISON_TOKENS))
