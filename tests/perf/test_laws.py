@@ -1,6 +1,7 @@
 """Readings become laws: what a law said when it was read is what is fitted."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from repertory.core.costbook import CostBook
 from repertory.domain.ladder import Rung
 from repertory.domain.readings import (
+    ContentionReading,
+    Crowd,
     DeviceReadings,
     KvReading,
     LoadReading,
@@ -369,3 +372,22 @@ def test_bytes_that_were_read_replace_the_bounds_of_a_prior() -> None:
     assert held.weights_bytes == {PLAIN: 103 * MIB}
     assert held.buffers_bytes == 6 * MIB
     assert held_from(spec, DeviceReadings("cpu0", "cpu", 2)).buffers_bytes == 0
+
+
+def test_a_load_beside_decode_steps_takes_longer_by_what_was_read() -> None:
+    spec = model("a", 2 * GIB)
+    prior = prior_profile(spec, CPU)
+    read = read_all(prior, spec.weights_bytes, CPU)
+    felt = (
+        ContentionReading("load, while b decodes", (1.0, 1.0), (1.5, 1.4, 1.6), Crowd.STEPS),
+        ContentionReading("load, during that of b", (1.0,), (9.0,), Crowd.LOAD),
+        ContentionReading("a step of b, during loads", (1.0,), (3.0,)),
+    )
+    costs = CostBook()
+    costs.add(spec)
+    costs.add_device(CPU)
+    costs.add_readings(spec.digest, replace(read, contention=felt))
+    alone_s = costs.load_s(spec, HERE, Rung.HOST)
+    assert costs.load_s(spec, HERE, Rung.HOST, is_crowded=True) == pytest.approx(1.5 * alone_s)
+    costs.observe_load(spec, HERE, Rung.HOST, 1.5 * alone_s, is_crowded=True)
+    assert costs.load_s(spec, HERE, Rung.HOST) == pytest.approx(alone_s), "it teaches nothing new"

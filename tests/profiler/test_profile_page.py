@@ -1,7 +1,7 @@
 """`docs/profile.md` has every field of a profile file, in order, and no other."""
 
 import re
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,11 @@ from repertory.live.profile_files import FORMAT, ProfileFile
 
 PAGE = (Path(__file__).parents[2] / "docs/profile.md").read_text()
 NOUNS: list[Any] = [ProfileFile]
-NOUNS += [getattr(readings, name) for name in readings.__all__ if name[0].isupper()]
+NOUNS += [
+    noun
+    for name in readings.__all__
+    if is_dataclass(noun := getattr(readings, name)) and isinstance(noun, type)
+]
 
 
 @pytest.mark.parametrize("noun", NOUNS, ids=lambda noun: noun.__name__)

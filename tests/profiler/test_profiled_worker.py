@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from running import running_engine, spec_of
-from test_accelerator import rpc_server
 
+from accelerating import rpc_server
 from repertory.config import Flags, read_environment, read_memory, serve_config
 from repertory.config.serve import Found
 from repertory.domain.errors import ConfigError, WorkerGone
@@ -66,8 +66,8 @@ def test_layers_on_an_accelerator(models: Path, tmp_path: Path) -> None:
             assert campaign.left == []
             return campaign.file
 
-    with rpc_server() as endpoint:
-        file = asyncio.run(run(endpoint))
+    with rpc_server() as device:
+        file = asyncio.run(run(device.endpoint))
     card = next(one for one in file.readings.devices if one.backend == "rpc")
     shares = sorted({one.share for one in card.steps})
     assert shares[0] == 0.0

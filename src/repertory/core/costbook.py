@@ -90,14 +90,18 @@ class CostBook:
         for learned in [key for key in self._own if key[0] == model]:
             del self._own[learned]
 
-    def load(self, spec: ModelSpec, where: Placement, source: Rung) -> Prediction:
-        return self._predict(
-            spec, where, LOAD_KEYS[where.form, source], self._loads(spec, where, source)
-        )
+    def load(
+        self, spec: ModelSpec, where: Placement, source: Rung, *, is_crowded: bool = False
+    ) -> Prediction:
+        """`is_crowded`: something decodes on the node meanwhile."""
+        law_s = self._loads(spec, where, source, is_crowded=is_crowded)
+        return self._predict(spec, where, LOAD_KEYS[where.form, source], law_s)
 
-    def load_s(self, spec: ModelSpec, where: Placement, source: Rung) -> float:
+    def load_s(
+        self, spec: ModelSpec, where: Placement, source: Rung, *, is_crowded: bool = False
+    ) -> float:
         ratio = self._ratio(spec, where, LOAD_KEYS[where.form, source])
-        return self._loads(spec, where, source) * ratio
+        return self._loads(spec, where, source, is_crowded=is_crowded) * ratio
 
     def activate(self, spec: ModelSpec, where: Placement, kv: KvShape) -> Prediction:
         law = self._profile(spec, where).activate
@@ -170,9 +174,15 @@ class CostBook:
         return self._learn(spec, where, _RESUME_KEYS[where.form], measured_s, law_s)
 
     def observe_load(
-        self, spec: ModelSpec, where: Placement, source: Rung, measured_s: float
+        self,
+        spec: ModelSpec,
+        where: Placement,
+        source: Rung,
+        measured_s: float,
+        *,
+        is_crowded: bool = False,
     ) -> Ratio:
-        law_s = self._loads(spec, where, source)
+        law_s = self._loads(spec, where, source, is_crowded=is_crowded)
         return self._learn(spec, where, LOAD_KEYS[where.form, source], measured_s, law_s)
 
     def observe(
@@ -245,9 +255,10 @@ class CostBook:
                     fitted = profile_from(prior, read, spec.weights_bytes)
                     yield Measured(spec, there.backend, prior, fitted)
 
-    def _loads(self, spec: ModelSpec, where: Placement, source: Rung) -> float:
-        share = share_there(spec, where.layers)
-        return self._profile(spec, where).load_s(where.form, source, spec.weights_bytes, share)
+    def _loads(self, spec: ModelSpec, where: Placement, source: Rung, *, is_crowded: bool) -> float:
+        profile, share = self._profile(spec, where), share_there(spec, where.layers)
+        alone_s = profile.load_s(where.form, source, spec.weights_bytes, share)
+        return alone_s * profile.crowding if is_crowded else alone_s
 
     def _frees(self, spec: ModelSpec, where: Placement, edge: Edge) -> float:
         profile = self._profile(spec, where)

@@ -89,7 +89,9 @@ def _learn(
     seconds, edge = measured.took_ns / 1e9, edge_of(transition)
     if isinstance(transition, Load):
         source = measured.source or transition.source
-        learned: Ratio | None = state.costs.observe_load(spec, where, source, seconds)
+        learned: Ratio | None = state.costs.observe_load(
+            spec, where, source, seconds, is_crowded=replica.was_crowded
+        )
     else:
         kv = transition.kv if isinstance(transition, (Activate, Resize)) else None
         learned = state.costs.observe(spec, where, edge, kv, seconds)

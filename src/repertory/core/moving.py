@@ -65,7 +65,10 @@ def begin_load(
         if pool != replica.placement.rest:
             ledger.reserve(replica.id, Charge.PEAK, peak)
     reserve_serving(state, replica)
-    prediction = state.costs.load(model.spec, replica.placement, replica.rung)
+    replica.was_crowded = state.is_crowded(replica.node_id)
+    prediction = state.costs.load(
+        model.spec, replica.placement, replica.rung, is_crowded=replica.was_crowded
+    )
     action = Load(
         state.next_action_id(),
         replica.id,

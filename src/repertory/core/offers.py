@@ -308,7 +308,8 @@ def _evictions(
 def _load_s(state: State, model: ModelState, site: Site) -> float:
     if site.rung is Rung.DEVICE:
         return 0.0
-    return state.costs.load_s(model.spec, site.placement, site.rung)
+    is_crowded = state.is_crowded(site.node.id)
+    return state.costs.load_s(model.spec, site.placement, site.rung, is_crowded=is_crowded)
 
 
 def _small_s(state: State, model: ModelState, site: Site, kv: KvShape, too_long: float) -> float:

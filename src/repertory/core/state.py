@@ -138,6 +138,8 @@ class ReplicaState:
     running_ns: int = 0
     transition: Transition | None = None
     """Under way; at most one."""
+    was_crowded: bool = False
+    """Something decoded on its node when its last load began."""
     activate_s: float = 0.0
     reload_s: float = 0.0
     cold_s: float = 0.0
@@ -371,6 +373,10 @@ class State:
 
     def node_of(self, replica: ReplicaState) -> NodeSpec:
         return self.nodes[replica.node_id]
+
+    def is_crowded(self, node_id: str) -> bool:
+        """Something computes on that node."""
+        return any(one.running and one.node_id == node_id for one in self.on_devices.values())
 
     def ledgers_of(self, replica: ReplicaState) -> list[Ledger]:
         """Of all pools that it lies in."""

@@ -5,6 +5,7 @@ repeat, in the order in which they were read.  Shares are of the weights' *bytes
 """
 
 from dataclasses import dataclass
+from enum import Enum
 from statistics import median
 
 from repertory.domain.ladder import Rung
@@ -12,6 +13,7 @@ from repertory.domain.specs import WeightsForm
 
 __all__ = [
     "ContentionReading",
+    "Crowd",
     "CycleReading",
     "DeviceReadings",
     "Identity",
@@ -157,13 +159,22 @@ class LinkReading:
     seconds: tuple[float, ...]
 
 
+class Crowd(Enum):
+    """What goes on beside a load."""
+
+    LOAD = "load"
+    STEPS = "steps"
+
+
 @dataclass(frozen=True, slots=True)
 class ContentionReading:
-    """The same load alone and beside another one (or beside decode steps)."""
+    """The same thing alone, and while something else goes on."""
 
     what: str
     alone_s: tuple[float, ...]
     together_s: tuple[float, ...]
+    load_beside: Crowd | None = None
+    """It is a load, and this is what went on beside it; None: it is none."""
 
 
 @dataclass(frozen=True, slots=True)

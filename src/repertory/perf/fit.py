@@ -11,7 +11,7 @@ from statistics import median
 import numpy as np
 
 from repertory.domain.ladder import Rung
-from repertory.domain.readings import DeviceReadings, StepReading, spread, typical_s
+from repertory.domain.readings import Crowd, DeviceReadings, StepReading, spread, typical_s
 from repertory.domain.specs import KvShape, ModelSpec, WeightsForm
 from repertory.perf.bytes import kv_bytes
 from repertory.perf.profiles import (
@@ -76,6 +76,7 @@ def profile_from(prior: Profile, read: DeviceReadings, weights_bytes: int) -> Pr
         decode=decode,
         kv_out=_law_or(out, prior.kv_out, ("kv", "out"), errors),
         kv_in=_law_or(back, prior.kv_in, ("kv", "in"), errors),
+        crowding=_crowding(read, prior.crowding),
         errors=errors,
     )
     return replace(fitted, beside=_beside(fitted, read, weights_bytes))
@@ -170,6 +171,16 @@ def _law_or(sized: Sequence[Sized], prior: Law, key: Key, errors: dict[Key, floa
     law = fit_law(sized)
     errors[key] = _error((law.seconds(units), seconds) for units, seconds in sized)
     return law
+
+
+def _crowding(read: DeviceReadings, prior: float) -> float:
+    """Cores and memory are shared, so a load never gains by company."""
+    found = [
+        typical_s(one.together_s) / typical_s(one.alone_s)
+        for one in read.contention
+        if one.load_beside is Crowd.STEPS
+    ]
+    return max(1.0, median(found)) if found else prior
 
 
 def _loads(

@@ -138,6 +138,8 @@ class Profile:
     kv_out: Law
     """Per byte of KV copied to main memory."""
     kv_in: Law
+    crowding: float = 1.0
+    """A load while something decodes on the node, to one alone."""
     beside: Beside | None = None
     """None: there is nothing beside it, all layers are on the device."""
     errors: Mapping[Key, float] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from repertory.domain.readings import ContentionReading
+from repertory.domain.readings import ContentionReading, Crowd
 from repertory.domain.specs import KvShape
 from repertory.profiler.stand import Stand
 from repertory.profiler.steps import DECODE_STEPS
@@ -44,7 +44,7 @@ async def read_two_loads(
         return took_s
 
     what = f"load, during a load of {other.spec.name}"
-    return (ContentionReading(what, await repeated(alone), await repeated(together)),)
+    return (ContentionReading(what, await repeated(alone), await repeated(together), Crowd.LOAD),)
 
 
 async def read_load_beside_steps(
@@ -71,7 +71,7 @@ async def read_load_beside_steps(
     steps = await repeated(together)
     name = other.spec.name
     return (
-        ContentionReading(f"load, while {name} decodes", loads_alone, tuple(loads)),
+        ContentionReading(f"load, while {name} decodes", loads_alone, tuple(loads), Crowd.STEPS),
         ContentionReading(f"decode step of {name}, during loads", steps_alone, steps),
     )
 
