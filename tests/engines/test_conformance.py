@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 from running import running_engine, spec_of
-from test_accelerator import rpc_server
 
+from accelerating import rpc_server
 from repertory.domain.specs import DeviceSpec
 from repertory.engines.fake import FakeEngine, llama_like, vllm_like
 from repertory.testing.clock import VirtualLoop, run_virtual
@@ -27,8 +27,8 @@ def test_llamacpp_keeps_the_contract(model_file, flags):  # type: ignore[no-unty
 
 def test_llamacpp_with_an_accelerator_keeps_the_contract(model_file):  # type: ignore[no-untyped-def]
     spec = spec_of(model_file(), "one")
-    with rpc_server() as endpoint:
-        flags = ("--rpc", endpoint)
+    with rpc_server() as server:
+        flags = ("--rpc", server.endpoint)
         passed = asyncio.run(check_engine(lambda: running_engine(*flags), spec))
     assert "layers" in passed
 

@@ -15,7 +15,8 @@ from gpucheck import machine
 from gpucheck.costs.wanted import layers_to_try, share_there, wanted
 from gpucheck.result import Item, Report
 from gpucheck.shapes import SHAPES
-from test_accelerator import rpc_server
+
+from accelerating import rpc_server
 
 ROOT = Path(__file__).parents[2]
 LIBRARY = Path(llama_cpp.__file__).parent / "lib"
@@ -202,9 +203,9 @@ def test_a_rehearsal_measures_costs_and_draws_them(rehearsed: Path) -> None:
 
 def test_with_an_rpc_device_layers_really_move(tmp_path: Path) -> None:
     """A device on loopback stands in for a GPU: `n_gpu_layers` is real there."""
-    with rpc_server() as endpoint:
+    with rpc_server() as server:
         done = rehearse(
-            tmp_path, "--rpc", endpoint, "--items", "worker,link,resume,offload,preempt"
+            tmp_path, "--rpc", server.endpoint, "--items", "worker,link,resume,offload,preempt"
         )
     assert done.returncode == 0, done.stdout + done.stderr
     report = report_in(tmp_path, "rpc")
@@ -216,9 +217,9 @@ def test_with_an_rpc_device_layers_really_move(tmp_path: Path) -> None:
     there = [found[f"offload-{layers}"].stages[0].bytes for layers in range(1, 5)]
     assert there == sorted(there)
     assert 0 < there[0] < there[-1]
-    gone = rehearse(tmp_path, "--rpc", endpoint, "--items", "ladder")
+    gone = rehearse(tmp_path, "--rpc", server.endpoint, "--items", "ladder")
     assert gone.returncode == 1
-    assert f"Failed to connect to {endpoint}" in report_in(tmp_path, "rpc").failures[-1]
+    assert f"Failed to connect to {server.endpoint}" in report_in(tmp_path, "rpc").failures[-1]
 
 
 def test_after_a_kill_in_the_middle_the_rest_is_measured(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "Accelerator",
     "Model",
     "accelerators",
+    "answers",
     "api",
     "build_name",
     "forget_statements",
@@ -116,13 +117,13 @@ def _symbol(name: str, result: Any, *arguments: Any) -> Any:  # Any: ctypes type
 
 
 def accelerators(rpc_endpoints: Sequence[str] = ()) -> tuple[Accelerator, ...]:
-    """Every GPU-like device of this build, and those behind the RPC endpoints that answer."""
+    """Every GPU-like device of this build, and those behind the RPC endpoints.
+
+    The library aborts the process if nobody answers at one of these; see `answers`.
+    """
     start()
     for endpoint in rpc_endpoints:
-        if _answers(endpoint):
-            _register_rpc(endpoint)
-        else:
-            _log.warning("no RPC server answers at %s; going on without it", endpoint)
+        _register_rpc(endpoint)
     count = _symbol("ggml_backend_dev_count", ctypes.c_size_t)()
     get = _symbol("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
     kind = _symbol("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
@@ -183,8 +184,8 @@ def free_bytes(accelerator: Accelerator) -> int:
     return _accelerator(accelerator.pointer).free_bytes
 
 
-def _answers(endpoint: str) -> bool:
-    """Asked beforehand: the library aborts the process if nobody does."""
+def answers(endpoint: str) -> bool:
+    """Somebody listens there."""
     host, _, port = endpoint.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()

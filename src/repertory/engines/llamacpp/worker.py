@@ -207,7 +207,7 @@ class Worker:
     def _open_devices(self, options: argparse.Namespace) -> dict[str, Device]:
         configured = msgspec.json.decode(options.devices, type=list[ConfiguredDevice])
         usable = _usable_cores()
-        found = library.accelerators(options.rpc)
+        found = library.accelerators([one for one in options.rpc if _is_there(one)])
         budgets = {one.id: one.memory_bytes for one in configured if one.backend != "cpu"}
         opened: dict[str, Device] = {}
         for one in configured:
@@ -282,6 +282,14 @@ def _saved_kv(options: argparse.Namespace) -> SavedKv:
         folder = Path(options.state_dir) / "saved-kv"
         disk = DiskKv(folder, options.saved_kv_disk_bytes, library.build_name())
     return SavedKv(options.saved_kv_bytes, disk)
+
+
+def _is_there(endpoint: str) -> bool:
+    """A device that has gone must not keep the others from serving."""
+    if library.answers(endpoint):
+        return True
+    _log.warning("no RPC server answers at %s; going on without it", endpoint)
+    return False
 
 
 def _usable_cores() -> frozenset[int]:
