@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from core.play import Play
+from repertory.core.preempting import _weigh
+from repertory.core.state import Step
 from repertory.domain.actions import Preempt
 from repertory.domain.events import ModelRemoved
 from repertory.domain.ladder import Rung
@@ -186,3 +188,22 @@ def test_weights_stay_where_the_kv_memory_alone_makes_room() -> None:
         away_s = play.state.costs.load_s(replica.spec, replica.placement, Rung.HOST)
         play.end()
     assert penalties[1.4] - penalties[2.15] > 0.9 * away_s
+
+
+@pytest.mark.parametrize(("weight", "times"), [(1.0, 4.0), (2.0, 1.0)])
+def test_what_had_waited_before_it_ran_has_aged_like_those_who_wait_now(
+    play: Play, weight: float, times: float
+) -> None:
+    """Else an overload, where everybody is old, would stop everybody in turn; but who weighs more
+    is not held up by it.
+    """
+    name = running(play, weight=1.0)
+    play.ask("b", 50, 4, weight)
+    state, record = play.state, play.state.requests[name]
+    claimant, replica = state.models["b"], state.replicas[play.where[name]]
+    young = _weigh(state, Step(play.now_ns), claimant, replica)
+    record.since_ns = record.dispatched_ns - round(3 * state.settings.max_wait_s * 1e9)
+    old = _weigh(state, Step(play.now_ns), claimant, replica)
+    assert young is not None
+    assert old is not None
+    assert old.lost == pytest.approx(times * young.lost)

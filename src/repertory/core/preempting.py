@@ -170,6 +170,8 @@ def take_preempted(state: State, step: Step, event: Preempted) -> None:
 
 
 def _weigh(state: State, step: Step, claimant: ModelState, replica: ReplicaState) -> Stop | None:
+    if not replica.running:
+        return None
     if replica.spec.digest != state.models[replica.model].spec.digest:
         return None  # no other file could go on with its tokens
     now_s = step.at_ns / 1e9
@@ -177,7 +179,13 @@ def _weigh(state: State, step: Step, claimant: ModelState, replica: ReplicaState
     weight = aged_weight(claimant.queued_weight, waited_s, state.settings.max_wait_s)
     stays = _weights_stay(state, claimant, replica)
     back_s = replica.activate_s + (0.0 if stays else replica.reload_s)
+    is_heavier = heaviest(claimant) > max(_weight(one) for one in replica.running.values())
     stakes = [_stake(state, step, replica, one) for one in replica.running.values()]
+    if not is_heavier:
+        stakes = [
+            replace(stake, weight=stake.weight * _ageing(state, one))
+            for stake, one in zip(stakes, replica.running.values(), strict=True)
+        ]
     # All that waits may go before what is stopped: where there is much of it, stopping shuffles.
     # But for its own model's queue: what was stopped goes before that (`policy.line`).
     queued_ns = state.queued_ns - state.models[replica.model].queued_ns
@@ -185,6 +193,14 @@ def _weigh(state: State, step: Step, claimant: ModelState, replica: ReplicaState
     work_s, dues = queued_ns / 1e9 / len(state.devices), dues_of(claimant, since_ns=step.at_ns)
     found = worth_stopping(weight, stakes, there_s, work_s, back_s, dues)
     return None if found is None else replace(found, error=_error(state, replica, stays))
+
+
+def _ageing(state: State, record: RequestRecord) -> float:
+    """What had waited before it ran has aged like those who wait now: else an overload, where
+    everybody is old, would stop everybody in turn.  Who weighs more is not held up by it.
+    """
+    waited_s = max(0, record.dispatched_ns - record.since_ns) / 1e9
+    return aged_weight(1.0, waited_s, state.settings.max_wait_s)
 
 
 def _weights_stay(state: State, claimant: ModelState, replica: ReplicaState) -> bool:

@@ -14,7 +14,7 @@ from gpucheck.measure import Taken, checked, prefill, some_tokens, spec_of, time
 from gpucheck.shapes import Shape
 from repertory.domain.readings import StepReading
 from repertory.domain.specs import WeightsForm
-from repertory.engines.llamacpp.context import DecodeFailed, SavedSequence
+from repertory.engines.llamacpp.context import DecodeFailed, SavedSequence, empty_sequence
 from repertory.engines.llamacpp.library import Accelerator
 
 __all__ = ["measure_offload"]
@@ -48,13 +48,21 @@ def measure_offload(
     steps = _Steps(up, None if is_whole else layers, share_there(shape, layers), taken)
     steps.prompts(shape.lengths)
     if is_whole:
-        up.context.save(0).state.tofile(kept_kv)
+        up.context.save(0).content.tofile(kept_kv)
     elif up.context.tokens_in(0) < max(shape.lengths):
         steps.take_kv(kept_kv)
     steps.tokens_after(shape.lengths)
     down = place.down(up, before_bytes)
     taken.note("unload", down.unload_s)
     return taken
+
+
+def _kept(path: Path) -> SavedSequence:
+    """What the run with all layers left on the disk."""
+    content = np.fromfile(path, np.uint8)
+    kept = empty_sequence(content.size)
+    kept.content[:] = content
+    return kept
 
 
 class _Steps:
@@ -95,7 +103,7 @@ class _Steps:
             return
         known = self._up.context.tokens_in(0)
         try:
-            self._up.context.restore(0, SavedSequence(np.fromfile(kept_kv, np.uint8), 1, 0))
+            self._up.context.restore(0, _kept(kept_kv))
         except DecodeFailed as error:  # cells may be laid out otherwise for these layers
             self._taken.notes.append(f"the KV of the run with all layers does not fit: {error}")
             self._prompt(some_tokens(known, self._up.vocabulary_tokens))
