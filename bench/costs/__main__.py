@@ -8,6 +8,7 @@ from bench.costs.errors import errors
 from bench.costs.kv import kv
 from bench.costs.mixed import mixed
 from bench.costs.offload import offload
+from bench.costs.published import published
 from bench.costs.storm import storm
 from bench.serve.run import Scenes, main
 
@@ -19,6 +20,7 @@ SCENES: Scenes = {
     "mixed": mixed,
     "storm": storm,
     "offload": offload,
+    "published": published,
 }
 
 if __name__ == "__main__":
