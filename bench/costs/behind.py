@@ -23,7 +23,7 @@ from repertory.core.journal import read_lines
 __all__ = ["behind"]
 
 _ROUNDS = 5
-_ROOM_MIB = {"50m": 340, "300m": 660}
+_ROOM_MIB = {"50m": 310, "300m": 660}
 """For one of two."""
 _LONG, _SHORT = 400, 4
 _PROMPT = 32

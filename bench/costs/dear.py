@@ -24,7 +24,7 @@ __all__ = ["dear"]
 _CAP_BYTES_PER_S = 150_000_000
 """A 50M (52 MiB) then loads in 0.37 s: some 120 of its decode steps."""
 _ROUNDS = 5
-_ROOM = "340MiB"
+_ROOM = "310MiB"
 _LONG, _SHORT, _PROMPT = 2000, 4, 32
 _TIMEOUT_S = 120.0
 _LEAST_STEPS = 100
