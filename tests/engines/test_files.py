@@ -128,6 +128,11 @@ def test_our_table_of_formats_is_the_package_s() -> None:
 # Describing.
 
 
+def _bytes_of(path: Path, prefix: str) -> int:
+    tensors = read_header(path).tensors
+    return sum(one.size_bytes for one in tensors if one.name.startswith(prefix))
+
+
 def test_describe_a_made_model(made: dict[str, Path]) -> None:
     facts = describe_file(made["q4_0"], features=AVX2)
     assert facts == ModelDescription(
@@ -145,6 +150,9 @@ def test_describe_a_made_model(made: dict[str, Path]) -> None:
         vocabulary_tokens=1024,
         buffers_bytes=facts.buffers_bytes,
         chat_template=facts.chat_template,
+        head_bytes=_bytes_of(made["q4_0"], "output"),
+        kept_bytes=_bytes_of(made["q4_0"], "token_embd"),
+        layers_bytes=_bytes_of(made["q4_0"], "blk."),
     )
     assert facts.chat_template.startswith("{")
     assert facts.repacked_bytes > 0
