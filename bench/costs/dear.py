@@ -26,6 +26,8 @@ _CAP_BYTES_PER_S = 150_000_000
 _ROUNDS = 5
 _ROOM = "310MiB"
 _LONG, _SHORT, _PROMPT = 2000, 4, 32
+_ROUTER_CELLS = 4 * 2048
+"""Its four slots share them."""
 _TIMEOUT_S = 120.0
 _LEAST_STEPS = 100
 _SLACK, _LOSS_SLACK = 1.3, 1.1
@@ -38,9 +40,16 @@ def dear(run: Run) -> list[Check]:
     with slow_disk(folder, _CAP_BYTES_PER_S):
         with repertory(folder, state_dir, "--memory", _ROOM) as ours:
             mine = asyncio.run(_rounds(ours, folder, pair))
-        with llama_server(run.peer, run.log(), router_flags(str(folder), 1, 2)) as peer:
+        with llama_server(run.peer, run.log(), _router_flags(folder)) as peer:
             theirs = asyncio.run(_rounds(peer, folder, pair))
     return _judge(run, mine, theirs, state_dir)
+
+
+def _router_flags(folder: Path) -> list[str]:
+    """As in the other scenes, but with slots that hold the long batch."""
+    flags = list(router_flags(str(folder), 1, 2))
+    flags[flags.index("-c") + 1] = str(_ROUTER_CELLS)
+    return flags
 
 
 async def _rounds(system: System, folder: Path, pair: tuple[str, str]) -> dict[str, list[float]]:
