@@ -202,3 +202,19 @@ def test_the_usual_length_of_an_answer_is_that_of_those_that_got_as_far() -> Non
     assert length.beyond(10) == 30
     assert length.beyond(30) == 400
     assert length.beyond(400) is None
+
+
+def test_what_is_believed_to_be_in_the_page_cache_costs_by_how_often_it_was_there() -> None:
+    spec, costs = model("a"), CostBook()
+    costs.add_device(CPU)
+    warm_s, cold_s = (costs.load_s(spec, HERE, source) for source in (Rung.HOST, Rung.DISK))
+    costs.observe_source(spec, Rung.HOST)
+    assert costs.load_s(spec, HERE, Rung.HOST) == warm_s
+    for _ in range(2):
+        costs.observe_source(spec, Rung.DISK)
+    assert costs.load_s(spec, HERE, Rung.HOST) == pytest.approx(0.25 * warm_s + 0.75 * cold_s)
+    assert costs.load(spec, HERE, Rung.HOST).seconds == costs.load_s(spec, HERE, Rung.HOST)
+    assert costs.load_s(spec, HERE, Rung.DISK) == cold_s
+    for _ in range(20):
+        costs.observe_source(spec, Rung.HOST)
+    assert costs.load_s(spec, HERE, Rung.HOST) == pytest.approx(warm_s, rel=1e-3)

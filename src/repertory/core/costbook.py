@@ -1,6 +1,7 @@
 """The brain's knowledge of costs: a profile per model and device, corrected by real transitions."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from repertory.domain.ladder import Edge, Rung
 from repertory.domain.readings import DeviceReadings
@@ -23,6 +24,8 @@ __all__ = ["CostBook", "ProfileSource"]
 ProfileSource = Callable[[ModelSpec, DeviceSpec], Profile]
 
 _RESUME_KEYS: dict[WeightsForm, Key] = {form: ("resume", form.value) for form in WeightsForm}
+_TRUST = 0.5
+"""Weight of the newest load: two from the disk in a row are a page cache that does not hold it."""
 _NOWHERE = DeviceSpec("", 0)
 """While no worker is up: some set of cores."""
 
@@ -43,6 +46,8 @@ class CostBook:
         self._devices: dict[str, DeviceSpec] = {}
         self._readings: dict[tuple[str, str], DeviceReadings] = {}
         """By the digest of a file and the device."""
+        self._trust: dict[str, float] = {}
+        """By model: how often what was believed to be on `HOST` was there of late; none: always."""
         self._factors: dict[tuple[str, Key], float] | None = None
         """How priors are corrected by what was read of other models; None: to be reckoned anew."""
         self._profiles: dict[tuple[str, str], Profile] = {}
@@ -85,6 +90,7 @@ class CostBook:
 
     def forget(self, model: str) -> None:
         self._specs.pop(model, None)
+        self._trust.pop(model, None)
         for known in [key for key in self._profiles if key[0] == model]:
             del self._profiles[known]
         for learned in [key for key in self._own if key[0] == model]:
@@ -95,13 +101,23 @@ class CostBook:
     ) -> Prediction:
         """`is_crowded`: something decodes on the node meanwhile."""
         law_s = self._loads(spec, where, source, is_crowded=is_crowded)
-        return self._predict(spec, where, LOAD_KEYS[where.form, source], law_s)
+        found = self._predict(spec, where, LOAD_KEYS[where.form, source], law_s)
+        if source is Rung.HOST and spec.name in self._trust:
+            seconds = self.load_s(spec, where, source, is_crowded=is_crowded)
+            return replace(found, seconds=seconds)
+        return found
 
     def load_s(
         self, spec: ModelSpec, where: Placement, source: Rung, *, is_crowded: bool = False
     ) -> float:
+        """What is believed to be on `HOST` may be on the disk again, as often as it was of late."""
         ratio = self._ratio(spec, where, LOAD_KEYS[where.form, source])
-        return self._loads(spec, where, source, is_crowded=is_crowded) * ratio
+        seconds = self._loads(spec, where, source, is_crowded=is_crowded) * ratio
+        trust = self._trust.get(spec.name, 1.0) if source is Rung.HOST else 1.0
+        if trust == 1.0:
+            return seconds
+        cold_s = self.load_s(spec, where, Rung.DISK, is_crowded=is_crowded)
+        return trust * seconds + (1.0 - trust) * cold_s
 
     def activate(self, spec: ModelSpec, where: Placement, kv: KvShape) -> Prediction:
         law = self._profile(spec, where).activate
@@ -184,6 +200,14 @@ class CostBook:
     ) -> Ratio:
         law_s = self._loads(spec, where, source, is_crowded=is_crowded)
         return self._learn(spec, where, LOAD_KEYS[where.form, source], measured_s, law_s)
+
+    def observe_source(self, spec: ModelSpec, found: Rung) -> None:
+        """Where bytes were that were believed to be on `HOST`.  The page cache is a belief: what it
+        gives up under pressure, nobody tells.
+        """
+        before = self._trust.get(spec.name, 1.0)
+        if before < 1.0 or found is not Rung.HOST:
+            self._trust[spec.name] = before + _TRUST * ((found is Rung.HOST) - before)
 
     def observe(
         self, spec: ModelSpec, where: Placement, edge: Edge, kv: KvShape | None, measured_s: float

@@ -89,6 +89,8 @@ def _learn(
     seconds, edge = measured.took_ns / 1e9, edge_of(transition)
     if isinstance(transition, Load):
         source = measured.source or transition.source
+        if transition.source is Rung.HOST:
+            state.costs.observe_source(spec, source)
         learned: Ratio | None = state.costs.observe_load(
             spec, where, source, seconds, is_crowded=replica.was_crowded
         )
