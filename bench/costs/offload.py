@@ -1,6 +1,6 @@
 """k of n layers on the asymmetric pair: the curve, its law from two points, and what is chosen.
 
-A sweep over wide steps, medians; the law is fitted to none and all of the layers, and held against
+A sweep over wide steps, medians; the law is fitted to few and all of the layers, and held against
 the others.  Goodput of a mixed trace on that very curve is the simulator's, and says so.
 """
 
@@ -85,10 +85,14 @@ async def _sweep(run: Run, spec: ModelSpec, library: Path) -> list[_Read]:
 
 
 def _errors(run: Run, reads: list[_Read]) -> list[Check]:
-    """From two measured points; the others were not seen."""
+    """From two measured points; the others were not seen.
+
+    The two are the fewest layers on the device and all of them.  With none, another device computes
+    and nothing crosses over: that point is no part of this curve (300M: 6.8 % off in decoding).
+    """
     checks = []
     for kind in ("decode", "prefill"):
-        points = [Point(one.share, 0, getattr(one, f"{kind}_s")) for one in reads]
+        points = [Point(one.share, 0, getattr(one, f"{kind}_s")) for one in reads if one.share]
         law = fit([points[0], points[-1]]).law
         errors = [abs(law.seconds(one.share, 0) / one.seconds - 1.0) for one in points[1:-1]]
         run.say(f"{kind}: rho {law.gap(0):.1f}, errors {[f'{one:.3f}' for one in errors]}")

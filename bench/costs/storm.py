@@ -33,7 +33,7 @@ from repertory.core.journal import read_lines
 __all__ = ["storm"]
 
 _MODELS = ("50m-a", "50m-b", "50m-c")
-_ROOM_FOR_ONE = 340
+_ROOM_FOR_ONE = 310
 """MiB, for everything together."""
 _ROOM_FOR_ALL = 4096
 _KEPT = 64
