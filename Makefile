@@ -36,7 +36,7 @@ bench-serve: peers  ## Beside llama-server: throughput, first tokens, swaps, mix
 fuzz: setup  ## Generated requests and damaged files against a real server (some 10 minutes)
 	$(BIN)/python -m bench.fuzz
 
-bench-costs: peers  ## Preemption beside llama-server, and 500 streams while the worker is killed
+bench-costs: peers  ## Prediction errors, preemption beside llama-server, streams under kills (over an hour)
 	$(BIN)/python -m bench.costs
 
 peers: setup  ## Build what the benchmarks compare with, from our engine's source: llama-server, a slow CPU

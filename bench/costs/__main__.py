@@ -1,4 +1,4 @@
-"""Preemption, priorities, resume and crashes, beside what llama-server does about a busy model."""
+"""What predictions err by, what stopping costs beside llama-server, and what outlives a worker."""
 
 import sys
 

@@ -60,7 +60,8 @@ class Law:
 class Curve:
     """Straight between measured points, and on along the last piece beyond them; never negative.
 
-    A batch of two costs a CPU twice what one costs, a batch of sixteen less: no straight line fits.
+    Steps of a 300M for 1, 2, 4, 8 and 16 sequences take 7.4, 17, 25, 30 and 44 ms on two cores: no
+    straight line fits.
     """
 
     points: tuple[tuple[float, float], ...]
