@@ -8,19 +8,18 @@ and the long one is to lose no more than was predicted.
 import asyncio
 import random
 import statistics
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
 
 from bench.checks import Check, at_most
+from bench.costs.moves import Moves, moves_of
 from bench.costs.stream import Told, Wish, tell
 from bench.serve.client import prompt_of, session
 from bench.serve.models import PAIRS, folder_of
 from bench.serve.run import Run
 from bench.serve.swaps import router_flags
 from bench.serve.systems import System, llama_server, repertory
-from repertory.core.journal import read_lines
 
-__all__ = ["behind"]
+__all__ = ["bars", "behind"]
 
 _ROUNDS = 5
 _ROOM_MIB = {"50m": 310, "300m": 660}
@@ -43,7 +42,11 @@ def behind(run: Run) -> list[Check]:
             mine = asyncio.run(_rounds(ours, pair))
         with llama_server(run.peer, run.log(), router_flags(str(folder), 1, 2)) as peer:
             theirs = asyncio.run(_rounds(peer, pair))
-        checks += _judge(run, size, mine, theirs, _moves(state_dir))
+        moves = moves_of(state_dir)
+        run.keep(f"behind, {size}", {"ours": mine, "router": theirs, "moves": asdict(moves)})
+        words, found = bars(f"behind a batch, {size}", mine, theirs, moves)
+        run.say(words)
+        checks += found
     return checks
 
 
@@ -79,47 +82,21 @@ async def _rounds(system: System, pair: tuple[str, str]) -> dict[str, list[float
     return {name: values[1:] for name, values in found.items()}
 
 
-def _moves(state_dir: Path) -> dict[str, list[float]]:
-    """What loads and activations took, and what each preemption was predicted to cost."""
-    seconds: dict[str, list[float]] = {"load": [], "activate": [], "penalty": []}
-    edges: dict[int, str] = {}
-    for path in sorted(state_dir.glob("decisions*.jsonl")):
-        with path.open("rb") as lines:
-            for entry in read_lines(lines):
-                for action in entry["actions"]:
-                    if action["kind"] in ("Load", "Activate"):
-                        edges[action["action_id"]] = action["kind"].lower()
-                for verdict in entry["verdicts"]:
-                    if verdict["rule"] == "preempt":
-                        seconds["penalty"].append(verdict["predicted_s"])
-                event = entry["event"]
-                if event["kind"] == "TransitionDone" and event["action_id"] in edges:
-                    edge = edges[event["action_id"]]
-                    seconds[edge].append(event["measured"]["took_ns"] / 1e9)
-    return seconds
-
-
-def _judge(
-    run: Run,
-    size: str,
-    mine: dict[str, list[float]],
-    theirs: dict[str, list[float]],
-    moves: dict[str, list[float]],
-) -> list[Check]:
+def bars(
+    title: str, mine: dict[str, list[float]], theirs: dict[str, list[float]], moves: Moves
+) -> tuple[str, list[Check]]:
+    """In words, and as checks; medians of the rounds."""
     median = statistics.median
-    switch_s = median(moves["load"]) + median(moves["activate"])
-    penalty_s = median(moves["penalty"])
+    switch_s = median(moves.loads) + median(moves.activations)
+    penalty_s = median(moves.penalties)
     ttft_s, other_s = median(mine["ttft_s"]), median(theirs["ttft_s"])
     growth_s = median(mine["long_s"]) - median(mine["alone_s"])
-    raw: dict[str, Any] = {"ours": mine, "router": theirs, "moves": moves}
-    run.keep(f"behind, {size}", raw)
-    run.say(
-        f"{size}: TTFT behind a batch {1e3 * ttft_s:.0f} ms, router {1e3 * other_s:.0f}; switch "
+    words = (
+        f"{title}: TTFT {1e3 * ttft_s:.0f} ms, router {1e3 * other_s:.0f}; switch "
         f"{1e3 * switch_s:.0f} ms; the batch takes {growth_s:.2f} s more, predicted "
         f"{penalty_s:.2f} s"
     )
-    title = f"behind a batch, {size}"
-    return [
+    return words, [
         at_most(f"{title}: TTFT / router's", "x", ttft_s / other_s, 1.0),
         at_most(f"{title}: TTFT", "s", ttft_s, _SLACK * (switch_s + median(mine["resident_s"]))),
         at_most(f"{title}: the batch takes more by", "s", growth_s, _LOSS_SLACK * penalty_s),

@@ -7,9 +7,12 @@ that nobody has mapped leaves the page cache before it is needed.
 import asyncio
 import random
 import statistics
+from dataclasses import asdict
 from pathlib import Path
 
-from bench.checks import Check, at_least, at_most
+from bench.checks import Check, at_least
+from bench.costs.behind import bars
+from bench.costs.moves import Moves, moves_of
 from bench.costs.slow_disk import forget_pages, slow_disk
 from bench.costs.stream import Told, Wish, tell
 from bench.serve.client import prompt_of, session
@@ -17,7 +20,6 @@ from bench.serve.models import PAIRS, folder_of
 from bench.serve.run import Run
 from bench.serve.swaps import router_flags
 from bench.serve.systems import System, llama_server, repertory
-from repertory.core.journal import read_lines
 
 __all__ = ["dear"]
 
@@ -30,7 +32,6 @@ _ROUTER_CELLS = 4 * 2048
 """Its four slots share them."""
 _TIMEOUT_S = 120.0
 _LEAST_STEPS = 100
-_SLACK, _LOSS_SLACK = 1.3, 1.1
 
 
 def dear(run: Run) -> list[Check]:
@@ -42,7 +43,7 @@ def dear(run: Run) -> list[Check]:
             mine = asyncio.run(_rounds(ours, folder, pair))
         with llama_server(run.peer, run.log(), _router_flags(folder)) as peer:
             theirs = asyncio.run(_rounds(peer, folder, pair))
-    return _judge(run, mine, theirs, state_dir)
+    return _judge(run, mine, theirs, moves_of(state_dir, "disk"))
 
 
 def _router_flags(folder: Path) -> list[str]:
@@ -94,61 +95,24 @@ async def _rounds(system: System, folder: Path, pair: tuple[str, str]) -> dict[s
     return {name: values[1:] for name, values in found.items()}
 
 
-def _moves(state_dir: Path) -> tuple[list[float], list[float], list[float]]:
-    """Seconds of cold loads, of activations, and what preemptions were predicted to cost."""
-    loads, opens, penalties = [], [], []
-    edges: dict[int, str] = {}
-    for path in sorted(state_dir.glob("decisions*.jsonl")):
-        with path.open("rb") as lines:
-            for entry in read_lines(lines):
-                for action in entry["actions"]:
-                    edges[action.get("action_id", 0)] = action["kind"]
-                penalties += [
-                    one["predicted_s"] for one in entry["verdicts"] if one["rule"] == "preempt"
-                ]
-                event = entry["event"]
-                if event["kind"] != "TransitionDone":
-                    continue
-                measured, kind = event["measured"], edges.get(event["action_id"])
-                if kind == "Load" and measured["source"] == "disk":
-                    loads.append(measured["took_ns"] / 1e9)
-                elif kind == "Activate":
-                    opens.append(measured["took_ns"] / 1e9)
-    return loads, opens, penalties
-
-
 def _judge(
-    run: Run, mine: dict[str, list[float]], theirs: dict[str, list[float]], state_dir: Path
+    run: Run, mine: dict[str, list[float]], theirs: dict[str, list[float]], moves: Moves
 ) -> list[Check]:
-    median = statistics.median
-    loads, opens, penalties = _moves(state_dir)
-    if not loads or not penalties:
-        raise RuntimeError(f"{len(loads)} cold loads and {len(penalties)} preemptions: no scene")
-    load_s, switch_s = median(loads), median(loads) + median(opens)
-    step_s = median(mine["alone_s"]) / _LONG
-    ttft_s, other_s = median(mine["ttft_s"]), median(theirs["ttft_s"])
-    growth_s = median(mine["long_s"]) - median(mine["alone_s"])
-    penalty_s = median(penalties)
+    if not moves.loads or not moves.penalties:
+        raise RuntimeError(
+            f"{len(moves.loads)} cold loads and {len(moves.penalties)} preemptions: no scene"
+        )
     run.keep(
         "dear",
         {
             "ours": mine,
             "router": theirs,
-            "loads_s": loads,
-            "activations_s": opens,
-            "penalties_s": penalties,
+            "moves": asdict(moves),
             "cap_bytes_per_s": _CAP_BYTES_PER_S,
         },
     )
-    run.say(
-        f"loads of {load_s / step_s:.0f} steps: TTFT behind a batch {ttft_s:.2f} s, router "
-        f"{other_s:.2f}; switch {switch_s:.2f} s; the batch takes {growth_s:.2f} s more, predicted "
-        f"{penalty_s:.2f} s"
-    )
+    steps = statistics.median(moves.loads) / (statistics.median(mine["alone_s"]) / _LONG)
     title = "behind a batch, dear loads"
-    return [
-        at_least(f"{title}: steps per load", "", load_s / step_s, _LEAST_STEPS),
-        at_most(f"{title}: TTFT / router's", "x", ttft_s / other_s, 1.0),
-        at_most(f"{title}: TTFT", "s", ttft_s, _SLACK * (switch_s + median(mine["resident_s"]))),
-        at_most(f"{title}: the batch takes more by", "s", growth_s, _LOSS_SLACK * penalty_s),
-    ]
+    words, checks = bars(title, mine, theirs, moves)
+    run.say(f"a load is worth {steps:.0f} steps; {words}")
+    return [at_least(f"{title}: steps per load", "", steps, _LEAST_STEPS), *checks]
