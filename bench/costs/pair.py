@@ -24,19 +24,7 @@ from repertory.engines.llamacpp.client import LlamaCppEngine
 
 __all__ = ["Pair", "running_pair"]
 
-_DEVICE = """
-import ctypes, sys
-from repertory.engines.llamacpp import library
-library.start()
-find = library.api._lib.ggml_backend_dev_by_name
-find.restype, find.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
-devices = (ctypes.c_void_p * 1)(find(b"CPU"))
-serve = library.api._lib.ggml_backend_rpc_start_server
-serve.restype = None
-text, size = ctypes.c_char_p, ctypes.c_size_t
-serve.argtypes = [text, text, size, size, ctypes.c_void_p]
-serve(sys.argv[1].encode(), None, 1, 1, ctypes.cast(devices, ctypes.c_void_p))
-"""
+_DEVICE = "repertory.testing.rpc_device"
 _PROMPT_TOKEN = 300
 
 
@@ -108,7 +96,7 @@ def _device() -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = ["taskset", "-c", "1", sys.executable, "-c", _DEVICE, endpoint]
+    command = ["taskset", "-c", "1", sys.executable, "-m", _DEVICE, endpoint]
     device = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while device.poll() is None:
