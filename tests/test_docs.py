@@ -115,7 +115,9 @@ def test_architecture_names_every_room_and_no_other() -> None:
 
 
 def test_every_path_and_link_in_the_documents_leads_somewhere() -> None:
-    rooms = "config|gateway|reports|live|sim|engines|fleet|core|policy|perf|domain|testing"
+    rooms = (
+        "config|gateway|reports|bench|live|sim|engines|fleet|traces|core|policy|perf|domain|testing"
+    )
     for path in re.findall(rf"`((?:{rooms})/[\w/.]*)`", ARCHITECTURE):
         assert (ROOT / "src" / "repertory" / path).exists(), path
     for page in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", *ROOT.glob("docs/**/*.md")):

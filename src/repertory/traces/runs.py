@@ -1,0 +1,86 @@
+"""Run files: one JSON object per line, a `RunHeader` first, then a `RequestRecord` per request.
+
+A run that was broken off is a file without its last lines: what is there is whole.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from repertory.domain.workloads import RequestRecord, RunHeader
+
+__all__ = ["Run", "RunFileError", "RunWriter", "read_run"]
+
+_encoder = msgspec.json.Encoder()
+_FORMAT = "repertory run 1"
+
+
+class RunFileError(Exception):
+    """The file's fault: it says which line, and what is wrong there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run file, read whole: a record takes some 400 bytes."""
+
+    header: RunHeader
+    records: tuple[RequestRecord, ...]
+    is_cut: bool = False
+    """Its last line was broken off."""
+
+
+class _First(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: str
+    run: RunHeader
+
+
+class RunWriter:
+    """Writes records as they come, so that what was measured outlives an interruption."""
+
+    def __init__(self, file: BinaryIO, header: RunHeader) -> None:
+        self._file = file
+        self._file.write(_encoder.encode(_First(_FORMAT, header)) + b"\n")
+
+    def add(self, record: RequestRecord) -> None:
+        self._file.write(_encoder.encode(record) + b"\n")
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def read_run(path: Path) -> Run:
+    """Raises `RunFileError` for a file that is no run, and for a line that is no record."""
+    with path.open("rb") as file:
+        header = _header(path, file.readline())
+        records: list[RequestRecord] = []
+        for line in _records(path, file):
+            if line is None:
+                return Run(header, tuple(records), is_cut=True)
+            records.append(line)
+    return Run(header, tuple(records))
+
+
+def _header(path: Path, line: bytes) -> RunHeader:
+    try:
+        first = msgspec.json.decode(line, type=_First)
+    except msgspec.DecodeError as error:
+        raise RunFileError(f"{path}:1: this is no run file: {error}") from None
+    if first.format != _FORMAT:
+        raise RunFileError(f"{path}:1: the format is {first.format!r}, this reads {_FORMAT!r}")
+    return first.run
+
+
+def _records(path: Path, lines: Iterable[bytes]) -> Iterator[RequestRecord | None]:
+    """None for a last line that was broken off."""
+    decoder = msgspec.json.Decoder(RequestRecord)
+    for number, line in enumerate(lines, start=2):
+        try:
+            yield decoder.decode(line)
+        except msgspec.DecodeError as error:
+            if not line.endswith(b"\n"):
+                yield None
+                return
+            raise RunFileError(f"{path}:{number}: this is no request's record: {error}") from None
