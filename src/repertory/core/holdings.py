@@ -1,0 +1,128 @@
+"""Memory in a rival's world: what replicas hold of devices, and sleepers of their node."""
+
+from repertory.domain.ladder import Rung
+from repertory.domain.specs import NodeSpec
+from repertory.policy.baselines.stage import Copy, Part, Seat, Stage
+
+__all__ = ["Holdings"]
+
+
+class Holdings:
+    """Keeps `Seat.free_bytes` and `Part.asleep` true."""
+
+    def __init__(self, stage: Stage, keeps_in_host: bool) -> None:
+        self._stage = stage
+        self._keeps_in_host = keeps_in_host
+        self._nodes: dict[str, NodeSpec] = {}
+        self._host_bytes: dict[str, int] = {}
+        """Free, by node."""
+        self._held: dict[str, int] = {}
+        """On each of its devices, by replica."""
+        self._to_bed: dict[tuple[str, str], str] = {}
+        """By model and node: the replica that is on its way to sleep."""
+
+    def check(self) -> None:
+        """What is free, what is held and what sleepers keep is all there is."""
+        for seat in self._stage.seats.values():
+            here = [one for one in self._stage.copies if seat.id in one.placement.devices]
+            held = sum(self._held[copy.id] for copy in here)
+            sleepers = [
+                sleeper
+                for part in self._stage.parts.values()
+                for sleeper in part.asleep.values()
+                if seat.id in sleeper.placement.devices
+            ]
+            residue = self._nodes[seat.node_id].capabilities.asleep_residue_bytes
+            taken = held + residue * len(sleepers)
+            assert taken + seat.free_bytes == seat.spec.memory_bytes, seat.id
+            assert seat.free_bytes >= 0, seat.id
+        assert all(size >= 0 for size in self._host_bytes.values())
+
+    def add_node(self, node: NodeSpec) -> None:
+        self._nodes[node.id] = node
+        self._host_bytes[node.id] = node.host_memory_bytes
+        for device in node.devices:
+            self._stage.seats[device.id] = Seat(device, node.id, device.memory_bytes)
+
+    def lose_node(self, node_id: str) -> list[Copy]:
+        """What was there, sleepers but for."""
+        node = self._nodes.pop(node_id)
+        del self._host_bytes[node_id]
+        for device in node.devices:
+            del self._stage.seats[device.id]
+        lost = [copy for copy in self._stage.copies if copy.node_id == node_id]
+        for copy in lost:
+            del self._stage.parts[copy.model].copies[copy.id]
+            del self._held[copy.id]
+            self._to_bed.pop((copy.model, node_id), None)
+        for part in self._stage.parts.values():
+            part.asleep.pop(node_id, None)
+        return lost
+
+    def hold(self, copy: Copy, size_bytes: int) -> None:
+        """On each of its devices; what does not fit is the rule's mistake."""
+        for device in copy.placement.devices:
+            seat = self._stage.seats[device]
+            assert size_bytes <= seat.free_bytes, (
+                f"{copy.id} takes {size_bytes} of {seat.free_bytes} free bytes of {device}"
+            )
+            seat.free_bytes -= size_bytes
+        self._held[copy.id] = size_bytes
+
+    def let_go(self, part: Part, copy: Copy, *, is_asleep: bool) -> None:
+        """It is up no more; a sleeper keeps a residue."""
+        residue = 0
+        if is_asleep:
+            residue = self._nodes[copy.node_id].capabilities.asleep_residue_bytes
+            copy.rung, copy.is_leaving = Rung.HOST, False
+            del self._to_bed[copy.model, copy.node_id]
+            part.asleep[copy.node_id] = copy
+        held = self._held.pop(copy.id)
+        for device in copy.placement.devices:
+            self._stage.seats[device].free_bytes += held - residue
+        del part.copies[copy.id]
+
+    def make_bed(self, copy: Copy) -> tuple[bool, list[Copy]]:
+        """Whether its weights may stay in host memory, and who sleeps there no more for it: those
+        who have slept longest.
+        """
+        node, bed = self._nodes[copy.node_id], (copy.model, copy.node_id)
+        if self._to_bed.get(bed) == copy.id:
+            return True, []  # it failed to go a moment ago
+        if bed in self._to_bed or copy.node_id in self._stage.parts[copy.model].asleep:
+            return False, []  # one of each is enough
+        if node.capabilities.host_is_page_cache:
+            self._to_bed[bed] = copy.id
+            return True, []  # the system keeps files as it likes
+        size = self._stage.parts[copy.model].spec.weights_bytes
+        if not self._keeps_in_host or size > node.host_memory_bytes:
+            return False, []
+        dropped: list[Copy] = []
+        for part in self._sleeping(node.id):
+            if size <= self._host_bytes[node.id]:
+                break
+            sleeper = self.wake(part, node.id)
+            assert sleeper is not None
+            dropped.append(sleeper)
+        if size > self._host_bytes[node.id]:
+            return False, dropped  # others are on their way to bed
+        self._host_bytes[node.id] -= size
+        self._to_bed[bed] = copy.id
+        return True, dropped
+
+    def wake(self, part: Part, node_id: str) -> Copy | None:
+        """The sleeper of a model there, who sleeps no more; None: there is none."""
+        sleeper = part.asleep.pop(node_id, None)
+        if sleeper is None:
+            return None
+        capabilities = self._nodes[node_id].capabilities
+        if not capabilities.host_is_page_cache:
+            self._host_bytes[node_id] += part.spec.weights_bytes
+        for device in sleeper.placement.devices:
+            self._stage.seats[device].free_bytes += capabilities.asleep_residue_bytes
+        return sleeper
+
+    def _sleeping(self, node_id: str) -> list[Part]:
+        """Who has slept longest first."""
+        found = [part for part in self._stage.parts.values() if node_id in part.asleep]
+        return sorted(found, key=lambda part: (part.asleep[node_id].used_ns, part.name))

@@ -1,0 +1,363 @@
+"""Another system's brain: the same door as `Controller`, decisions by a rule of `policy.baselines`.
+
+It plays in simulations only, and takes the events that those send.  One step:
+1. take the event in;
+2. what runs nowhere any more goes down, edge by edge;
+3. requests go to free slots, per model first come first served;
+4. the rule is asked, and what it wants is begun; then again, until it wants nothing.
+A worker that dies takes what ran there with it, as it does in those systems.
+"""
+
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+from repertory.core.holdings import Holdings
+from repertory.domain.actions import (
+    Action,
+    Activate,
+    Cancel,
+    Deactivate,
+    Dispatch,
+    Drop,
+    Load,
+    Preempt,
+    Settle,
+    Transition,
+    Unload,
+    WakeAt,
+)
+from repertory.domain.decisions import Decision, Verdict
+from repertory.domain.events import (
+    Arrived,
+    Cancelled,
+    Event,
+    Finished,
+    FirstToken,
+    GenerationFailed,
+    ModelAdded,
+    Preempted,
+    Timer,
+    TransitionDone,
+    TransitionFailed,
+    WorkerLost,
+    WorkerUp,
+)
+from repertory.domain.ladder import Rung
+from repertory.domain.requests import Fault, Outcome, OutcomeKind, Request
+from repertory.domain.specs import Placement
+from repertory.policy.baselines.stage import (
+    Bring,
+    Copy,
+    Dismiss,
+    Move,
+    Part,
+    Rule,
+    Stage,
+    Stop,
+    Waiting,
+    full_slots,
+    need_bytes,
+)
+
+__all__ = ["Rival"]
+
+_MOST_ROUNDS = 1000
+"""Moves at one event; more would be a rule that undoes itself: our bug."""
+_WAKE = "rule"
+
+
+class Rival:
+    """`handle` is the only door.  `record` gets every `Decision`."""
+
+    def __init__(self, rule: Rule, record: Callable[[Decision], None]) -> None:
+        self.rule = rule
+        self.stage = Stage()
+        self._record = record
+        self._memory = Holdings(self.stage, rule.keeps_in_host)
+        self._requests: dict[str, tuple[Request, int]] = {}
+        self._where: dict[str, Copy] = {}
+        self._moves: dict[int, Transition] = {}
+        self._ids = count(1)
+        self._steps = count(1)
+        self._wake_ns: int | None = None
+        self._actions: list[Action] = []
+        self._verdicts: list[Verdict] = []
+
+    def handle(self, event: Event) -> list[Action]:
+        """Take one event in; return what is to be done now."""
+        self._actions, self._verdicts = [], []
+        at_ns = event.at_ns
+        _TAKERS[type(event)](self, event)
+        self._dispatch(at_ns)
+        if isinstance(event, (WorkerUp, ModelAdded)):
+            self._wake(at_ns, at_ns)  # a rule is not asked before all of an instant are known
+        else:
+            self._ask(at_ns)
+        self._record(
+            Decision(next(self._steps), event, tuple(self._actions), tuple(self._verdicts))
+        )
+        return self._actions
+
+    def check(self) -> None:
+        """Memory is what replicas hold of it, and nothing runs twice."""
+        self._memory.check()
+        running = [name for copy in self.stage.copies for name in copy.running]
+        assert sorted(running) == sorted(self._where)
+
+    def _take_lost(self, event: WorkerLost) -> None:
+        message = f"its worker died: {event.message}"
+        for copy in self._memory.lose_node(event.node_id):
+            for name in list(copy.running):
+                self._end(event.at_ns, name, OutcomeKind.FAILED, message, Fault.WORKER_GONE)
+        moves = self._moves.items()
+        self._moves = {key: move for key, move in moves if move.node_id != event.node_id}
+
+    def _fits(self, part: Part) -> bool:
+        need = need_bytes(part.spec, full_slots(part.spec, 1))
+        return any(need <= group.most_bytes for group in self.stage.groups(part.spec))
+
+    def _take_cancelled(self, event: Cancelled) -> None:
+        name = event.request_id
+        found = self._requests.pop(name, None)
+        if found is None:
+            return
+        self.stage.parts[found[0].model].waiting.pop(name, None)
+        copy = self._where.pop(name, None)
+        if copy is not None:
+            self._leave(copy, name)
+            self._actions.append(Cancel(name, copy.id, copy.node_id))
+            self._go_down(copy)
+        self._settle(Outcome(name, OutcomeKind.CANCELLED))
+
+    def _end(
+        self,
+        at_ns: int,
+        name: str,
+        kind: OutcomeKind,
+        message: str = "",
+        fault: Fault | None = None,
+    ) -> None:
+        copy = self._where.pop(name, None)
+        if copy is None:
+            return
+        self._leave(copy, name)
+        copy.used_ns = at_ns
+        del self._requests[name]
+        status = None if kind is OutcomeKind.DONE else 500
+        self._settle(Outcome(name, kind, message, None, status, fault))
+        self._go_down(copy)
+
+    def _take_preempted(self, event: Preempted) -> None:
+        """It is first among those who wait for its model."""
+        name = event.request_id
+        copy = self._where.pop(name, None)
+        if copy is None:
+            return
+        self._leave(copy, name)
+        copy.used_ns = event.at_ns
+        request, since_ns = self._requests[name]
+        part = self.stage.parts[request.model]
+        part.waiting = {name: Waiting(request, since_ns)} | part.waiting
+        self._go_down(copy)
+
+    def _leave(self, copy: Copy, name: str) -> None:
+        del copy.running[name]
+        copy.prompts.discard(name)
+
+    def _settle(self, outcome: Outcome) -> None:
+        self._actions.append(Settle(outcome))
+
+    def _dispatch(self, at_ns: int) -> None:
+        for part in self.stage.parts.values():
+            while part.waiting:
+                copy = min(
+                    (one for one in part.copies.values() if one.free_slots > 0),
+                    key=lambda one: (len(one.running), one.id),
+                    default=None,
+                )
+                if copy is None:
+                    break
+                name = next(iter(part.waiting))
+                del part.waiting[name]
+                copy.running[name] = at_ns
+                copy.prompts.add(name)
+                copy.used_ns = at_ns
+                self._where[name] = copy
+                self._actions.append(Dispatch(name, copy.id, copy.node_id))
+
+    def _ask(self, at_ns: int) -> None:
+        for _ in range(_MOST_ROUNDS):
+            moves = self.rule.moves(self.stage, at_ns)
+            for move in moves:
+                self._begin(at_ns, move)
+            if not moves:
+                break
+        else:
+            raise AssertionError(f"{self.rule.name} has no end at {at_ns}")
+        wake_ns = self.rule.wake_ns(self.stage, at_ns)
+        if wake_ns is not None and wake_ns > at_ns:
+            self._wake(at_ns, wake_ns)
+
+    def _wake(self, at_ns: int, wake_ns: int) -> None:
+        if self._wake_ns is None or wake_ns != self._wake_ns:
+            self._wake_ns = wake_ns
+            self._actions.append(WakeAt(max(at_ns, wake_ns), _WAKE))
+
+    def _begin(self, at_ns: int, move: Move) -> None:
+        match move:
+            case Bring():
+                self._bring(at_ns, move)
+            case Dismiss(name, why) | Stop(name, why):
+                copy = self._copy(name)
+                assert not copy.is_leaving, f"{self.rule.name} dismisses {name} twice"
+                copy.is_leaving = True
+                self._say(copy.model, type(move).__name__.lower(), why)
+                if isinstance(move, Stop):
+                    self._actions += [
+                        Preempt(one, copy.id, copy.node_id) for one in sorted(copy.running)
+                    ]
+                self._go_down(copy)
+
+    def _bring(self, at_ns: int, move: Bring) -> None:
+        part = self.stage.parts[move.model]
+        node_id = self.stage.seats[move.devices[0]].node_id
+        sleeper = self._memory.wake(part, node_id)
+        name = f"{part.name}@{move.devices[0]}#{next(self._ids)}"
+        copy = Copy(
+            name if sleeper is None else sleeper.id,
+            part.name,
+            node_id,
+            Placement(move.devices),
+            move.kv,
+            Rung.DISK if sleeper is None else Rung.HOST,
+            at_ns,
+            is_moving=True,
+        )
+        self._memory.hold(copy, need_bytes(part.spec, move.kv))
+        part.copies[copy.id] = copy
+        self._say(part.name, "bring", move.why)
+        self._do(Load(next(self._ids), copy.id, part.name, node_id, copy.placement, copy.rung))
+
+    def _say(self, model: str, choice: str, why: str) -> None:
+        self._verdicts.append(Verdict(self.rule.name, model, choice, why))
+
+    def _do(self, transition: Transition) -> None:
+        self._moves[transition.action_id] = transition
+        self._actions.append(transition)
+
+    def _go_down(self, copy: Copy) -> None:
+        """One edge, if it is to go and nothing runs or moves."""
+        if not copy.is_leaving or copy.is_moving or copy.running:
+            return
+        place = copy.id, copy.model, copy.node_id
+        copy.is_moving = True
+        if copy.rung is Rung.SERVING:
+            self._do(Deactivate(next(self._ids), *place))
+        elif copy.rung is Rung.DEVICE:
+            keeps, dropped = self._memory.make_bed(copy)
+            for one in dropped:
+                self._actions.append(Drop(next(self._ids), one.id, one.model, one.node_id))
+            self._do(Unload(next(self._ids), *place) if keeps else Drop(next(self._ids), *place))
+
+    def _land(self, event: TransitionDone) -> None:
+        move = self._moves.pop(event.action_id, None)
+        if move is None:
+            return
+        part = self.stage.parts[move.model]
+        copy = part.copies.get(move.replica_id)
+        if copy is None:
+            return  # a sleeper that was dropped
+        copy.is_moving = False
+        match move:
+            case Load():
+                copy.rung = Rung.DEVICE
+                if not copy.is_leaving:
+                    copy.is_moving = True
+                    self._do(Activate(next(self._ids), copy.id, copy.model, copy.node_id, copy.kv))
+            case Activate():
+                copy.rung, copy.used_ns = Rung.SERVING, event.at_ns
+            case Deactivate():
+                copy.rung = Rung.DEVICE
+            case Unload() | Drop():
+                self._memory.let_go(part, copy, is_asleep=isinstance(move, Unload))
+        if copy.id in part.copies:
+            self._go_down(copy)
+
+    def _take_failed(self, event: TransitionFailed) -> None:
+        """Who waits for what cannot come up fails; what cannot go down is tried again."""
+        move = self._moves.pop(event.action_id, None)
+        if move is None:
+            return
+        part = self.stage.parts[move.model]
+        copy = part.copies.get(move.replica_id)
+        if copy is None:
+            return
+        copy.is_moving = False
+        if isinstance(move, (Load, Activate)):
+            copy.is_leaving = True
+            for name in list(part.waiting):
+                del part.waiting[name]
+                del self._requests[name]
+                failed = OutcomeKind.FAILED
+                self._settle(Outcome(name, failed, event.message, None, 500, event.fault))
+        if copy.rung in (Rung.DISK, Rung.HOST):
+            self._memory.let_go(part, copy, is_asleep=False)
+        else:
+            self._go_down(copy)
+
+    def _copy(self, name: str) -> Copy:
+        return next(copy for copy in self.stage.copies if copy.id == name)
+
+    def _take_arrived(self, event: Arrived) -> None:
+        request = event.request
+        part = self.stage.parts[request.model]
+        kv = full_slots(part.spec, 1)
+        refusal = self.rule.refuses(self.stage, request)
+        if refusal is None and request.cells > kv.cells:
+            refusal = f"{request.cells} tokens, and the context is {kv.cells}"
+        if refusal is None and not self._fits(part):
+            refusal = f"no device can ever hold {request.model}"
+        if refusal is not None:
+            self._settle(Outcome(request.id, OutcomeKind.REFUSED, refusal, status=503))
+            return
+        self._requests[request.id] = (request, event.at_ns)
+        part.waiting[request.id] = Waiting(request, event.at_ns)
+
+    def _take_timer(self, event: Timer) -> None:
+        self._wake_ns = None
+
+    def _take_first_token(self, event: FirstToken) -> None:
+        copy = self._where.get(event.request_id)
+        if copy is not None:
+            copy.prompts.discard(event.request_id)
+
+    def _take_finished(self, event: Finished) -> None:
+        self._end(event.at_ns, event.request_id, OutcomeKind.DONE)
+
+    def _take_generation_failed(self, event: GenerationFailed) -> None:
+        failed = OutcomeKind.FAILED
+        self._end(event.at_ns, event.request_id, failed, event.message, event.fault)
+
+    def _take_node(self, event: WorkerUp) -> None:
+        self._memory.add_node(event.node)
+
+    def _take_model(self, event: ModelAdded) -> None:
+        self.stage.parts[event.spec.name] = Part(event.spec)
+
+
+_TAKERS: dict[type[Event], Callable[[Rival, Any], None]] = {  # Any: each takes its own kind
+    Arrived: Rival._take_arrived,
+    Cancelled: Rival._take_cancelled,
+    Finished: Rival._take_finished,
+    FirstToken: Rival._take_first_token,
+    GenerationFailed: Rival._take_generation_failed,
+    ModelAdded: Rival._take_model,
+    Preempted: Rival._take_preempted,
+    Timer: Rival._take_timer,
+    TransitionDone: Rival._land,
+    TransitionFailed: Rival._take_failed,
+    WorkerLost: Rival._take_lost,
+    WorkerUp: Rival._take_node,
+}
+"""What simulations send; no operator plays there."""

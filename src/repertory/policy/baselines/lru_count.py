@@ -1,0 +1,54 @@
+"""llama-server as a router (`--models-max N`), read in its source and measured in November 2026.
+
+One child process per model, at most N of them on a machine.  Whoever asks for another waits until
+the least recently used child *that has nothing to do* is ended: by count, whatever anything weighs,
+and never a busy one.  Each child has a fixed number of slots (`-np`); requests beyond them wait
+inside of it, first come first served.
+"""
+
+from repertory.domain.requests import Request
+from repertory.policy.baselines.stage import Bring, Dismiss, Move, Stage, full_slots, need_bytes
+
+__all__ = ["LruCount"]
+
+
+class LruCount:
+    """1. Who waits longest is first.
+    2. Fewer than N children: one more, where most memory is free.
+    3. Else the idle child that was used least recently goes, one per model that waits.
+    """
+
+    name = "lru-count"
+    keeps_in_host = False
+
+    def __init__(self, most: int = 4, slots: int = 4) -> None:
+        """`most` per node: `--models-max`, 4 unless told; `slots`: `-np`, 4 unless told."""
+        self.most = most
+        self.slots = slots
+
+    def moves(self, stage: Stage, at_ns: int) -> list[Move]:
+        missing = stage.missing()  # 1
+        if not missing:
+            return []
+        nodes = sorted({seat.node_id for seat in stage.seats.values()})
+        up = {node: [one for one in stage.copies if one.node_id == node] for node in nodes}
+        spare = [node for node in nodes if len(up[node]) < self.most]
+        if spare:  # 2
+            node = min(spare, key=lambda one: (len(up[one]), one))
+            spec = missing[0].spec
+            there = [one for one in stage.groups(spec) if one.node_id == node]
+            group = min(there, key=lambda one: (-one.free_bytes, one.id))
+            kv = full_slots(spec, self.slots, group.free_bytes)
+            if need_bytes(spec, kv) <= group.free_bytes:
+                why = f"{len(up[node])} of {self.most} run"
+                return [Bring(spec.name, group.devices, kv, why)]
+        leaving = sum(one.is_leaving for one in stage.copies)
+        idle = sorted((one.used_ns, one.id) for one in stage.copies if one.is_idle)
+        wanted = max(0, len(missing) - leaving)
+        return [Dismiss(name, "least recently used of the idle") for _, name in idle[:wanted]]  # 3
+
+    def wake_ns(self, stage: Stage, at_ns: int) -> int | None:
+        return None
+
+    def refuses(self, stage: Stage, request: Request) -> str | None:
+        return None

@@ -1,0 +1,166 @@
+"""Perfect knowledge of the next hour: Belady's rule, with loads that are begun in time.
+
+No rule that loads on demand loads less, where models are of one size, each device holds one or
+several whole, and requests come one by one (Belady 1966).
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+
+from repertory.domain.ladder import Rung
+from repertory.domain.requests import Request
+from repertory.domain.specs import DeviceSpec, ModelSpec
+from repertory.policy.baselines.stage import (
+    Bring,
+    Copy,
+    Dismiss,
+    Group,
+    Move,
+    Part,
+    Stage,
+    full_slots,
+    need_bytes,
+)
+
+__all__ = ["HORIZON_S", "Oracle"]
+
+HORIZON_S = 3600.0
+
+LoadSeconds = Callable[[ModelSpec, DeviceSpec, Rung], float]
+
+
+class Oracle:
+    """1. Who waits and is not up is next; then who will be asked for before it could be loaded.
+    2. It goes where room is free, or where the idle that would have to go are needed latest.
+    3. Ahead of time only what is needed later than the newcomer goes, and nothing waits for it.
+    4. More wait than slots will be free: one more replica, where room is free.
+    """
+
+    name = "oracle"
+    keeps_in_host = True
+
+    def __init__(
+        self, arrivals_ns: Mapping[str, Sequence[int]], load_s: LoadSeconds, slots: int
+    ) -> None:
+        """`arrivals_ns`: of each model, in order."""
+        self.arrivals_ns = arrivals_ns
+        self.load_s = load_s
+        self.slots = slots
+
+    def next_ns(self, model: str, at_ns: int) -> float:
+        """When it is asked for next; infinite: not within the hour."""
+        times = self.arrivals_ns.get(model, ())
+        at = bisect_right(times, at_ns)
+        if at == len(times) or times[at] > at_ns + HORIZON_S * 1e9:
+            return inf
+        return times[at]
+
+    def moves(self, stage: Stage, at_ns: int) -> list[Move]:
+        for part in stage.missing():  # 1
+            found = self._bring(stage, part, at_ns, at_ns)
+            if found:
+                return found
+        for part in stage.waiting_parts():  # 4
+            coming = sum(
+                copy.kv.sequences
+                for copy in part.copies.values()
+                if not copy.is_leaving and not copy.is_open
+            )
+            if part.is_up and len(part.waiting) > coming:
+                group = self._free(stage, part)
+                if group is not None:
+                    return [self._begin(part, group, "more wait than there are slots")]
+        for need_ns, part in self._soon(stage, at_ns):
+            found = self._bring(stage, part, at_ns, need_ns)
+            if found:
+                return found
+        return []
+
+    def _soon(self, stage: Stage, at_ns: int) -> list[tuple[float, Part]]:
+        """Not up, and asked for before a load that began now would be over; soonest first."""
+        found = [
+            (self.next_ns(part.name, at_ns), part)
+            for part in stage.parts.values()
+            if not part.copies and not part.waiting
+        ]
+        due = [one for one in found if one[0] <= at_ns + self._lead_ns(stage, one[1])]
+        return sorted(due, key=lambda one: (one[0], one[1].name))
+
+    def _lead_ns(self, stage: Stage, part: Part) -> float:
+        loads = (self._load_s(part, group) for group in stage.groups(part.spec))
+        return min(loads, default=0.0) * 1e9
+
+    def _load_s(self, part: Part, group: Group) -> float:
+        source = Rung.HOST if group.node_id in part.asleep else Rung.DISK
+        return self.load_s(part.spec, group.seats[0].spec, source)
+
+    def _bring(self, stage: Stage, part: Part, at_ns: int, need_ns: float) -> list[Move]:
+        group = self._free(stage, part)
+        if group is not None:
+            return [self._begin(part, group, "room is free")]
+        ways = []
+        for one in stage.groups(part.spec):
+            victims = self._victims(stage, part, one, at_ns)
+            if victims is None:
+                continue
+            if not victims:
+                return []  # its room is on the way
+            first_ns = min(self.next_ns(victim.model, at_ns) for victim in victims)
+            if need_ns <= at_ns or first_ns > need_ns:  # 3
+                ways.append((-first_ns, len(victims), one.id, victims))
+        if not ways:
+            return []
+        _, _, _, victims = min(ways, key=lambda way: way[:3])  # 2
+        return [Dismiss(one.id, f"needed later than {part.name}") for one in victims]
+
+    def _begin(self, part: Part, group: Group, why: str) -> Bring:
+        kv = full_slots(part.spec, self.slots, group.free_bytes)
+        return Bring(part.name, group.devices, kv, why)
+
+    def _free(self, stage: Stage, part: Part) -> Group | None:
+        """Room for all slots before room for one; the nearest weights first."""
+        taken = {copy.placement.devices for copy in part.copies.values()}
+        for kv in (full_slots(part.spec, self.slots), full_slots(part.spec, 1)):
+            need = need_bytes(part.spec, kv)
+            fitting = [
+                one
+                for one in stage.groups(part.spec)
+                if one.devices not in taken and one.free_bytes >= need
+            ]
+            if fitting:
+                return min(fitting, key=lambda one: (self._load_s(part, one), one.id))
+        return None
+
+    def _victims(self, stage: Stage, part: Part, group: Group, at_ns: int) -> list[Copy] | None:
+        """The idle that would go, those needed latest first; none: room is on its way already;
+        None: not even all of them are enough.
+        """
+        need = need_bytes(part.spec, full_slots(part.spec, 1))
+        held, room = stage.on(group), group.free_bytes
+        room += sum(_bytes(stage, copy) for copy in held if copy.is_leaving)
+        chosen: list[Copy] = []
+        idle = [copy for copy in held if copy.is_idle and not stage.parts[copy.model].waiting]
+        for copy in sorted(idle, key=lambda one: (-self.next_ns(one.model, at_ns), one.id)):
+            if room >= need:
+                break
+            chosen.append(copy)
+            room += _bytes(stage, copy)
+        return chosen if room >= need else None
+
+    def wake_ns(self, stage: Stage, at_ns: int) -> int | None:
+        """When the next load has to begin."""
+        begins = [
+            self.next_ns(part.name, at_ns) - self._lead_ns(stage, part)
+            for part in stage.parts.values()
+            if not part.copies and not part.waiting
+        ]
+        first = min((one for one in begins if one > at_ns), default=inf)
+        return None if first == inf else int(first)
+
+    def refuses(self, stage: Stage, request: Request) -> str | None:
+        return None
+
+
+def _bytes(stage: Stage, copy: Copy) -> int:
+    return need_bytes(stage.parts[copy.model].spec, copy.kv)

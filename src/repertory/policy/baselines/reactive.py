@@ -1,0 +1,127 @@
+"""ServerlessLLM's scheduler (OSDI'24, 2401.14351): start where it starts soonest, when asked.
+
+Fast loading from the nearest tier; the server is the one of least estimated start time, which is
+what is loading there already, and bytes by the bandwidth of the tier where the model lies.  What is
+idle stays for as long as its load takes.  Not modelled: live migration of what runs away from the
+server that holds the model; loads of one server do not overlap here either.
+"""
+
+from collections.abc import Callable, Iterator
+from math import inf
+
+from repertory.domain.ladder import Rung
+from repertory.domain.requests import Request
+from repertory.domain.specs import DeviceSpec, ModelSpec
+from repertory.policy.baselines.stage import (
+    Bring,
+    Copy,
+    Dismiss,
+    Group,
+    Move,
+    Part,
+    Stage,
+    full_slots,
+    need_bytes,
+)
+
+__all__ = ["Reactive"]
+
+LoadSeconds = Callable[[ModelSpec, DeviceSpec, Rung], float]
+
+
+class Reactive:
+    """1. A model needs one more replica when more wait than its replicas on their way up will have
+       slots for.
+    2. It starts where the estimated start is soonest; where room lacks, idle replicas go there
+       first, the least recently used first.  Busy ones never do.
+    3. What was idle for as long as its load from the disk takes goes, but stays in host memory.
+    """
+
+    name = "reactive"
+    keeps_in_host = True
+
+    def __init__(self, load_s: LoadSeconds, slots: int) -> None:
+        self.load_s = load_s
+        self.slots = slots
+
+    def moves(self, stage: Stage, at_ns: int) -> list[Move]:
+        for part in stage.waiting_parts():
+            coming = sum(
+                copy.kv.sequences
+                for copy in part.copies.values()
+                if not copy.is_leaving and not copy.is_open
+            )
+            if len(part.waiting) > coming:  # 1
+                found = self._start(stage, part, at_ns)
+                if found:
+                    return found
+        gone = (copy for copy in stage.copies if at_ns >= self._expires_ns(stage, copy))
+        return [Dismiss(copy.id, "idle for as long as its load takes") for copy in gone]  # 3
+
+    def _start(self, stage: Stage, part: Part, at_ns: int) -> list[Move]:
+        taken = {copy.placement.devices for copy in part.copies.values()}
+        ways = [
+            (self._start_s(stage, part, group), group.id, group)
+            for group in stage.groups(part.spec)
+            if group.devices not in taken
+        ]
+        for start_s, _, group in sorted(ways, key=lambda way: way[:2]):  # 2
+            if start_s == inf:
+                return []
+            need = need_bytes(part.spec, full_slots(part.spec, 1))
+            if need <= group.free_bytes:
+                kv = full_slots(part.spec, self.slots, group.free_bytes)
+                why = f"starts soonest there: {start_s:.3g} s"
+                return [Bring(part.name, group.devices, kv, why)]
+            if any(copy.is_leaving for copy in stage.on(group)):
+                return []  # its room is on the way
+            return [
+                Dismiss(one.id, f"room for {part.name}")
+                for one in self._victims(stage, group, need)
+            ]
+        return []
+
+    def _start_s(self, stage: Stage, part: Part, group: Group) -> float:
+        """Estimated; infinite where not even without the idle there is room."""
+        room = group.free_bytes
+        for copy in stage.on(group):
+            if copy.is_idle or copy.is_leaving:
+                room += need_bytes(stage.parts[copy.model].spec, copy.kv)
+        if need_bytes(part.spec, full_slots(part.spec, 1)) > room:
+            return inf
+        queued_s = sum(self._load_s(stage, copy) for copy in _loading(stage, group.node_id))
+        source = Rung.HOST if group.node_id in part.asleep else Rung.DISK
+        return queued_s + self.load_s(part.spec, group.seats[0].spec, source)
+
+    def _victims(self, stage: Stage, group: Group, need: int) -> Iterator[Copy]:
+        room = group.free_bytes
+        idle = (copy for copy in stage.on(group) if copy.is_idle)
+        for copy in sorted(idle, key=lambda one: (one.used_ns, one.id)):
+            if room >= need:
+                return
+            room += need_bytes(stage.parts[copy.model].spec, copy.kv)
+            yield copy
+
+    def _load_s(self, stage: Stage, copy: Copy) -> float:
+        seat = stage.seats[copy.placement.devices[0]]
+        return self.load_s(stage.parts[copy.model].spec, seat.spec, Rung.DISK)
+
+    def _expires_ns(self, stage: Stage, copy: Copy) -> float:
+        if not copy.is_idle:
+            return inf
+        return copy.used_ns + round(self._load_s(stage, copy) * 1e9)
+
+    def wake_ns(self, stage: Stage, at_ns: int) -> int | None:
+        first = min((self._expires_ns(stage, copy) for copy in stage.copies), default=inf)
+        return None if first == inf else int(first)
+
+    def refuses(self, stage: Stage, request: Request) -> str | None:
+        return None
+
+
+def _loading(stage: Stage, node_id: str) -> Iterator[Copy]:
+    return (
+        copy
+        for copy in stage.copies
+        if copy.node_id == node_id and copy.is_moving and copy.rung in (Rung.DISK, Rung.HOST)
+    )

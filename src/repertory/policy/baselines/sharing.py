@@ -1,0 +1,115 @@
+"""MuxServe's placement (ICML'24): models share devices for good, by rate, with quotas of KV memory.
+
+Models by rate times size, each to the device on which the estimated throughput grows most; the KV
+memory of a device is divided by rate times what a token takes.  Who finds no room is not offered.
+Not modelled: meshes of several widths for one model, and blocks that move from the idle to the busy
+(at most a tenth at a time).
+"""
+
+from collections.abc import Callable, Mapping
+
+from repertory.domain.requests import Request
+from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec
+from repertory.perf.bytes import kv_bytes
+from repertory.policy.baselines.stage import Bring, Group, Move, Stage, full_slots, need_bytes
+
+__all__ = ["Sharing"]
+
+WorkSeconds = Callable[[ModelSpec, DeviceSpec], float]
+
+
+class Sharing:
+    """1. Planned once, when all devices and models are known: at the first request.
+    2. By rate times size; each where the throughput of the device grows most, then where most
+       memory is free.
+    3. Every model has room for one slot; what is left of a device goes by rate and KV per token.
+    """
+
+    name = "sharing"
+    keeps_in_host = False
+
+    def __init__(self, rates_per_s: Mapping[str, float], work_s: WorkSeconds, slots: int) -> None:
+        """`work_s`: seconds of a device per request, in a full batch."""
+        self.rates_per_s = rates_per_s
+        self.work_s = work_s
+        self.slots = slots
+
+    def moves(self, stage: Stage, at_ns: int) -> list[Move]:
+        if any(stage.copies):
+            return []
+        placed = self._placed(stage)
+        held: dict[str, list[ModelSpec]] = {name: [] for name in stage.seats}
+        for name, group in placed.items():
+            for device in group.devices:
+                held[device].append(stage.parts[name].spec)
+        found: list[Move] = []
+        for name, group in placed.items():
+            spec = stage.parts[name].spec
+            slots = min(self._quota(spec, held[seat.id], seat.free_bytes) for seat in group.seats)
+            kv = KvShape(slots, full_slots(spec, 1).cells)
+            beside = max(len(held[device]) for device in group.devices)
+            found.append(Bring(name, group.devices, kv, f"{beside} share it"))
+        return found
+
+    def _placed(self, stage: Stage) -> dict[str, Group]:  # 2
+        held: dict[str, list[ModelSpec]] = {name: [] for name in stage.seats}
+        free = {name: seat.free_bytes for name, seat in stage.seats.items()}
+        placed: dict[str, Group] = {}
+        for part in sorted(stage.parts.values(), key=lambda one: (-self._size(one.spec), one.name)):
+            spec = part.spec
+            need = need_bytes(spec, full_slots(spec, 1))
+            fitting = [
+                group
+                for group in stage.groups(spec)
+                if all(free[device] >= need for device in group.devices)
+            ]
+            if not fitting:
+                continue
+            group = min(
+                fitting,
+                key=lambda one: (
+                    -self._gain(spec, [held[device] for device in one.devices], one),
+                    -min(free[device] for device in one.devices),
+                    one.id,
+                ),
+            )
+            placed[part.name] = group
+            for device in group.devices:
+                held[device].append(spec)
+                free[device] -= need
+        return placed
+
+    def _size(self, spec: ModelSpec) -> float:
+        return self._rate(spec) * spec.weights_bytes
+
+    def _rate(self, spec: ModelSpec) -> float:
+        return self.rates_per_s.get(spec.name, 0.0)
+
+    def _gain(self, spec: ModelSpec, held: list[list[ModelSpec]], group: Group) -> float:
+        """Requests a second that the devices serve more with `spec` than without."""
+        device = group.seats[0].spec
+        there = max(held, key=lambda specs: self._load(specs, device))
+        return self._served(*there, spec, device=device) - self._served(*there, device=device)
+
+    def _served(self, *specs: ModelSpec, device: DeviceSpec) -> float:
+        load = self._load(specs, device)
+        return sum(self._rate(one) for one in specs) / max(1.0, load)
+
+    def _load(self, specs: "list[ModelSpec] | tuple[ModelSpec, ...]", device: DeviceSpec) -> float:
+        return sum(self._rate(one) * self.work_s(one, device) for one in specs)
+
+    def _quota(self, spec: ModelSpec, specs: list[ModelSpec], free_bytes: int) -> int:  # 3
+        left = free_bytes - sum(need_bytes(one, full_slots(one, 1)) for one in specs)
+        parts = {one.name: self._rate(one) * one.kv_bytes_per_token for one in specs}
+        total = sum(parts.values())
+        share = parts[spec.name] / total if total else 1 / len(specs)
+        more = int(left * share / kv_bytes(spec, full_slots(spec, 1)))
+        return min(1 + more, self.slots, spec.max_sequences)
+
+    def wake_ns(self, stage: Stage, at_ns: int) -> int | None:
+        return None
+
+    def refuses(self, stage: Stage, request: Request) -> str | None:
+        if stage.parts[request.model].copies or not any(stage.copies):
+            return None
+        return f"{request.model} has found no room beside the others"

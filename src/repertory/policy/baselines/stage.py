@@ -1,0 +1,241 @@
+"""What a rule of another system sees, and what it may want.
+
+Rules read; the rival's brain (`core.rival`) writes.  Memory is kept account of in bytes free now:
+what is on its way down still holds its own.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from repertory.domain.ladder import Rung
+from repertory.domain.requests import Request
+from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, Placement, WeightsForm
+from repertory.perf.bytes import kv_bytes, shape_for, weights_footprint
+
+__all__ = [
+    "Bring",
+    "Copy",
+    "Dismiss",
+    "Group",
+    "Move",
+    "Part",
+    "Rule",
+    "Seat",
+    "Stage",
+    "Stop",
+    "Waiting",
+    "full_slots",
+    "need_bytes",
+]
+
+
+@dataclass(slots=True)
+class Seat:
+    """A device."""
+
+    spec: DeviceSpec
+    node_id: str
+    free_bytes: int
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Devices of one node that a replica may span: neighbours, as many as its model wants."""
+
+    seats: tuple[Seat, ...]
+
+    @property
+    def id(self) -> str:
+        return "+".join(seat.id for seat in self.seats)
+
+    @property
+    def node_id(self) -> str:
+        return self.seats[0].node_id
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        return tuple(seat.id for seat in self.seats)
+
+    @property
+    def free_bytes(self) -> int:
+        """On each of them."""
+        return min(seat.free_bytes for seat in self.seats)
+
+    @property
+    def most_bytes(self) -> int:
+        """If nothing else were there."""
+        return min(seat.spec.memory_bytes for seat in self.seats)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A request that has no slot yet."""
+
+    request: Request
+    since_ns: int
+
+
+@dataclass(slots=True)
+class Copy:
+    """A replica that is not on the disk only."""
+
+    id: str
+    model: str
+    node_id: str
+    placement: Placement
+    kv: KvShape
+    rung: Rung
+    used_ns: int
+    """When it last began or ended a request, or came up."""
+    is_moving: bool = False
+    is_leaving: bool = False
+    """On its way down, or to go as soon as nothing runs."""
+    running: dict[str, int] = field(default_factory=dict)
+    """Requests, and when each began."""
+    prompts: set[str] = field(default_factory=set)
+    """Those of them that have no token yet, since they began there."""
+
+    @property
+    def is_open(self) -> bool:
+        """It takes requests."""
+        return self.rung is Rung.SERVING and not self.is_moving and not self.is_leaving
+
+    @property
+    def is_idle(self) -> bool:
+        return self.is_open and not self.running
+
+    @property
+    def free_slots(self) -> int:
+        return self.kv.sequences - len(self.running) if self.is_open else 0
+
+
+@dataclass(slots=True)
+class Part:
+    """A model: one of the company's parts."""
+
+    spec: ModelSpec
+    waiting: dict[str, Waiting] = field(default_factory=dict)
+    copies: dict[str, Copy] = field(default_factory=dict)
+    """Up, on their way up, or on their way down; sleepers are not among them."""
+    asleep: dict[str, Copy] = field(default_factory=dict)
+    """By node: weights in host memory, for free or from a budget."""
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def oldest_ns(self) -> int | None:
+        return next((one.since_ns for one in self.waiting.values()), None)
+
+    @property
+    def is_up(self) -> bool:
+        """Somebody serves it, or will soon."""
+        return any(not copy.is_leaving for copy in self.copies.values())
+
+
+@dataclass(slots=True)
+class Stage:
+    """Everything."""
+
+    seats: dict[str, Seat] = field(default_factory=dict)
+    parts: dict[str, Part] = field(default_factory=dict)
+
+    @property
+    def copies(self) -> Iterator[Copy]:
+        return (copy for part in self.parts.values() for copy in part.copies.values())
+
+    def waiting_parts(self) -> list[Part]:
+        """Who waits longest first."""
+        found = [part for part in self.parts.values() if part.waiting]
+        return sorted(found, key=lambda part: (part.oldest_ns or 0, part.name))
+
+    def groups(self, spec: ModelSpec) -> list[Group]:
+        """Where a replica could be: never overlapping others of the same width, by name."""
+        width = spec.devices_per_replica
+        by_node: dict[str, list[Seat]] = {}
+        for seat in self.seats.values():
+            by_node.setdefault(seat.node_id, []).append(seat)
+        return [
+            Group(tuple(seats[at : at + width]))
+            for _, seats in sorted(by_node.items())
+            for at in range(0, len(seats) - width + 1, width)
+        ]
+
+    def on(self, group: Group) -> list[Copy]:
+        """Replicas that hold memory of any of its devices."""
+        names = set(group.devices)
+        return [copy for copy in self.copies if names & set(copy.placement.devices)]
+
+    def missing(self) -> list[Part]:
+        """Of those, the ones that nobody serves or is about to."""
+        return [part for part in self.waiting_parts() if not part.is_up]
+
+
+@dataclass(frozen=True, slots=True)
+class Bring:
+    """Load and open a replica; the memory for it is free."""
+
+    model: str
+    devices: tuple[str, ...]
+    kv: KvShape
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dismiss:
+    """Take a replica down.  What runs on it is let end first."""
+
+    copy: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Take a replica down now; what runs on it goes on later, elsewhere or there."""
+
+    copy: str
+    why: str
+
+
+Move = Bring | Dismiss | Stop
+
+
+class Rule(Protocol):
+    """How another system decides.  Asked after every change; it may keep what it has in mind."""
+
+    name: str
+    keeps_in_host: bool
+    """What goes down stays in host memory while there is room; else its process is gone."""
+
+    def moves(self, stage: Stage, at_ns: int) -> list[Move]:
+        """What is to be done now; asked again until there is nothing."""
+
+    def wake_ns(self, stage: Stage, at_ns: int) -> int | None:
+        """When to be asked though nothing happens; None: never."""
+
+    def refuses(self, stage: Stage, request: Request) -> str | None:
+        """Why a request is turned away at the door; None: it is let in."""
+
+
+def need_bytes(spec: ModelSpec, kv: KvShape) -> int:
+    """Of a serving replica, per device, at the peak of its load."""
+    foot = weights_footprint(spec, WeightsForm.PLAIN)
+    return max(foot.resting_bytes + kv_bytes(spec, kv), foot.weights_bytes + foot.peak_bytes)
+
+
+def full_slots(spec: ModelSpec, most: int, room_bytes: int | None = None) -> KvShape:
+    """Slots of the model's whole context: `most` of them, or as many as there is room for (one at
+    least, whether that fits or not).
+    """
+    sequences = min(most, spec.max_sequences)
+    while sequences > 1 and room_bytes is not None:
+        if need_bytes(spec, shape_for(spec, sequences, spec.context_tokens)) <= room_bytes:
+            break
+        sequences //= 2
+    return KvShape(sequences, shape_for(spec, 1, spec.context_tokens).cells)

@@ -1,0 +1,63 @@
+"""A fixed set of models, chosen once by how often each is asked for; the others are turned away.
+
+What most teams run: one server per model on its own devices, and a list of what is offered.
+"""
+
+from collections.abc import Mapping
+
+from repertory.domain.requests import Request
+from repertory.policy.baselines.stage import Bring, Group, Move, Part, Stage, full_slots, need_bytes
+
+__all__ = ["Static"]
+
+
+class Static:
+    """1. Who is asked for most is first, on the devices with most memory free.
+    2. When each has one that fits, what is left goes to further replicas, to whoever has most
+       requests per replica.
+    3. Nothing is ever taken down, and who has no replica is not offered.
+    """
+
+    name = "static"
+    keeps_in_host = False
+
+    def __init__(self, rates_per_s: Mapping[str, float], slots: int) -> None:
+        self.rates_per_s = rates_per_s
+        self.slots = slots
+
+    def moves(self, stage: Stage, at_ns: int) -> list[Move]:
+        ranked = sorted(stage.parts.values(), key=self._rank)
+        for part in ranked:  # 1, 2
+            group = self._room(stage, part)
+            if group is not None:
+                kv = full_slots(part.spec, self.slots, group.free_bytes)
+                share = self.rates_per_s.get(part.name, 0.0)
+                return [
+                    Bring(part.name, group.devices, kv, f"asked for {share:.3g} times a second")
+                ]
+        return []
+
+    def _rank(self, part: Part) -> tuple[bool, float, str]:
+        rate = self.rates_per_s.get(part.name, 0.0)
+        return (bool(part.copies), -rate / (len(part.copies) + 1), part.name)
+
+    def _room(self, stage: Stage, part: Part) -> Group | None:
+        """Devices with room and none of it yet.  A second one only for who is asked for."""
+        if part.copies and not self.rates_per_s.get(part.name, 0.0):
+            return None
+        taken = {copy.placement.devices for copy in part.copies.values()}
+        need = need_bytes(part.spec, full_slots(part.spec, 1))
+        fitting = [
+            group
+            for group in stage.groups(part.spec)
+            if group.devices not in taken and need <= group.free_bytes
+        ]
+        return min(fitting, key=lambda one: (-one.free_bytes, one.id), default=None)
+
+    def wake_ns(self, stage: Stage, at_ns: int) -> int | None:
+        return None
+
+    def refuses(self, stage: Stage, request: Request) -> str | None:
+        if stage.parts[request.model].copies:
+            return None
+        return f"{request.model} is not among the models that are offered"  # 3
