@@ -6,7 +6,7 @@ several whole, and requests come one by one (Belady 1966).
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from math import inf
+from math import ceil, inf
 
 from repertory.domain.ladder import Rung
 from repertory.domain.requests import Request
@@ -43,7 +43,7 @@ class Oracle:
     def __init__(
         self, arrivals_ns: Mapping[str, Sequence[int]], load_s: LoadSeconds, slots: int
     ) -> None:
-        """`arrivals_ns`: of each model, in order."""
+        """`arrivals_ns`: of each model, in order; `load_s`: until it is open."""
         self.arrivals_ns = arrivals_ns
         self.load_s = load_s
         self.slots = slots
@@ -156,7 +156,7 @@ class Oracle:
             if not part.copies and not part.waiting
         ]
         first = min((one for one in begins if one > at_ns), default=inf)
-        return None if first == inf else int(first)
+        return None if first == inf else ceil(first)
 
     def refuses(self, stage: Stage, request: Request) -> str | None:
         return None

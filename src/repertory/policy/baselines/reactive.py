@@ -7,7 +7,7 @@ server that holds the model; loads of one server do not overlap here either.
 """
 
 from collections.abc import Callable, Iterator
-from math import inf
+from math import ceil, inf
 
 from repertory.domain.ladder import Rung
 from repertory.domain.requests import Request
@@ -113,7 +113,7 @@ class Reactive:
 
     def wake_ns(self, stage: Stage, at_ns: int) -> int | None:
         first = min((self._expires_ns(stage, copy) for copy in stage.copies), default=inf)
-        return None if first == inf else int(first)
+        return None if first == inf else ceil(first)
 
     def refuses(self, stage: Stage, request: Request) -> str | None:
         return None
