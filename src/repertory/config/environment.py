@@ -12,8 +12,8 @@ __all__ = ["Environment", "read_environment"]
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """REPERTORY_HOST, REPERTORY_PORT, REPERTORY_STATE_DIR, REPERTORY_API_KEY; and where state
-    belongs by default.
+    """REPERTORY_HOST, REPERTORY_PORT, REPERTORY_STATE_DIR, REPERTORY_API_KEY, REPERTORY_DATA; and
+    where state belongs by default.
     """
 
     host: str | None
@@ -22,6 +22,8 @@ class Environment:
     default_state_dir: Path
     api_key: str | None = field(default=None, repr=False)
     """What commands show a server that needs a key."""
+    data_dir: Path | None = None
+    """Where published traces are."""
 
 
 def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
@@ -31,6 +33,7 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
     if port and not (port.isascii() and port.isdigit() and int(port) < 65536):
         raise ConfigError(f"REPERTORY_PORT must be a port from 0 to 65535, not {port!r}")
     state_dir = found.get("REPERTORY_STATE_DIR")
+    data_dir = found.get("REPERTORY_DATA")
     state_home = found.get("XDG_STATE_HOME") or "~/.local/state"
     return Environment(
         host=found.get("REPERTORY_HOST") or None,
@@ -38,4 +41,5 @@ def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
         state_dir=Path(state_dir).expanduser() if state_dir else None,
         default_state_dir=Path(state_home).expanduser() / "repertory",
         api_key=found.get("REPERTORY_API_KEY") or None,
+        data_dir=Path(data_dir).expanduser() if data_dir else None,
     )

@@ -20,15 +20,15 @@ from repertory.domain.readings import (
 from repertory.domain.specs import WeightsForm
 from repertory.reports.profiles import PARTS, page_of, part_s
 
-__all__ = ["draw"]
+__all__ = ["COLOURS", "DPI", "Axes", "Figure", "draw", "label", "legend", "sheet"]
 
-_WIDE, _HIGH, _DPI = 9.6, 4.0, 150
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666")
+_WIDE, _HIGH, DPI = 9.6, 4.0, 150
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#666666")
 """Okabe and Ito's, told apart by whoever sees colours in another way."""
 _SHADES = ("#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#c7b020")
 """In order, dark to light: for what grows along a scale (viridis)."""
 _STYLES = {WeightsForm.PLAIN: "-", WeightsForm.REPACKED: "--"}
-_HUES = {WeightsForm.PLAIN: _COLOURS[0], WeightsForm.REPACKED: _COLOURS[5]}
+_HUES = {WeightsForm.PLAIN: COLOURS[0], WeightsForm.REPACKED: COLOURS[5]}
 
 
 def draw(found: Sequence[Readings], folder: Path) -> list[Path]:
@@ -41,7 +41,7 @@ def draw(found: Sequence[Readings], folder: Path) -> list[Path]:
             stem = f"{readings.model}-{device.device}".replace("/", "_")
             for name, figure in _figures(device, title):
                 path = folder / f"{stem}-{name}.png"
-                figure.savefig(path, dpi=_DPI)
+                figure.savefig(path, dpi=DPI)
                 written.append(path)
     page = folder / "profiles.md"
     page.write_text(page_of(found))
@@ -63,7 +63,7 @@ def _figures(device: DeviceReadings, title: str) -> Iterator[tuple[str, Figure]]
             yield name, figure
 
 
-def _sheet(title: str, panels: int = 2) -> tuple[Figure, list[Axes]]:
+def sheet(title: str, panels: int = 2) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(_WIDE, _HIGH), layout="constrained")
     figure.suptitle(title, fontsize=11)
     made = figure.subplots(1, panels, squeeze=False)
@@ -76,13 +76,13 @@ def _sheet(title: str, panels: int = 2) -> tuple[Figure, list[Axes]]:
     return figure, axes
 
 
-def _label(axes: Axes, title: str, across: str, up: str) -> None:
+def label(axes: Axes, title: str, across: str, up: str) -> None:
     axes.set_title(title, fontsize=9)
     axes.set_xlabel(across, fontsize=8)
     axes.set_ylabel(up, fontsize=8)
 
 
-def _legend(axes: Axes, title: str | None = None) -> None:
+def legend(axes: Axes, title: str | None = None) -> None:
     axes.legend(fontsize=7, title=title, title_fontsize=7, frameon=False)
 
 
@@ -90,7 +90,7 @@ def _offload(device: DeviceReadings, title: str) -> Figure | None:
     """The paper's figure: throughput relative to the whole model there, against the share."""
     if not any(one.share < 1.0 for one in device.steps):
         return None
-    figure, axes = _sheet(title)
+    figure, axes = sheet(title)
     for panel, decode, what in ((axes[0], True, "Decode"), (axes[1], False, "Prompt")):
         of_kind = [one for one in device.steps if one.decode is decode and one.batch == 1]
         of_kind = [one for one in of_kind if one.form is WeightsForm.PLAIN]
@@ -106,14 +106,14 @@ def _offload(device: DeviceReadings, title: str) -> Figure | None:
                 relative = [whole[0] / seconds for _, seconds in points]
                 shade = _SHADES[min(at, len(_SHADES) - 1)]
                 panel.plot(shares, relative, "o-", ms=3, lw=1.2, color=shade, label=f"{length}")
-        _label(
+        label(
             panel,
             f"{what}: throughput, whole model on the device = 1",
             "share of the weights' bytes on the device, %",
             "relative throughput",
         )
         panel.set_ylim(0, 1.05)
-        _legend(panel, "tokens of context" if decode else "tokens of prompt")
+        legend(panel, "tokens of context" if decode else "tokens of prompt")
     return figure
 
 
@@ -130,20 +130,20 @@ def _preemption(device: DeviceReadings, title: str) -> Figure | None:
     if not groups:
         return None
     keys = sorted(groups, key=lambda key: (groups[key][0].claimant_bytes, key))
-    figure, axes = _sheet(title, len(keys))
+    figure, axes = sheet(title, len(keys))
     figure.set_size_inches(max(_WIDE, 3.6 * len(keys)), _HIGH)
     for panel, (claimant, stays) in zip(axes, keys, strict=True):
         cycles = sorted(groups[claimant, stays], key=lambda one: one.point_tokens)
         places = range(len(cycles))
         below = [0.0] * len(cycles)
-        for (part, words), colour in zip(PARTS.items(), _COLOURS, strict=False):
+        for (part, words), colour in zip(PARTS.items(), COLOURS, strict=False):
             heights = [1000 * part_s(one, part) for one in cycles]
             panel.bar(places, heights, 0.7, bottom=below, color=colour, label=words)
             below = [low + more for low, more in zip(below, heights, strict=True)]
         panel.set_xticks(list(places), [str(one.point_tokens) for one in cycles])
         size = cycles[0].claimant_bytes / 2**20
         rests = ", weights stay" if stays else ""
-        _label(
+        label(
             panel,
             f"for {claimant} ({size:,.0f} MiB){rests}",
             "tokens of KV when it was stopped",
@@ -162,26 +162,26 @@ def _kv(device: DeviceReadings, title: str) -> Figure | None:
     whole = sorted((one for one in device.kv if one.layers is None), key=lambda one: one.tokens)
     if not whole:
         return None
-    figure, (left, right) = _sheet(title)
+    figure, (left, right) = sheet(title)
     tokens = [one.tokens for one in whole]
     ways = (
-        ("out, to main memory", _COLOURS[0], [one.out_s for one in whole]),
-        ("back", _COLOURS[1], [one.in_s for one in whole]),
+        ("out, to main memory", COLOURS[0], [one.out_s for one in whole]),
+        ("back", COLOURS[1], [one.in_s for one in whole]),
     )
     for words, colour, seconds in ways:
         _with_range(left, tokens, [[1000 * s for s in some] for some in seconds], colour, words)
         sizes = [one.size_bytes / 1e9 for one in whole]
         paces = [size / typical_s(some) for size, some in zip(sizes, seconds, strict=True)]
         right.plot(tokens, paces, "o-", ms=3, lw=1.2, color=colour, label=words)
-    _label(left, "Copying one sequence's KV", "tokens", "milliseconds")
-    _label(right, "Bandwidth", "tokens", "GB/s")
+    label(left, "Copying one sequence's KV", "tokens", "milliseconds")
+    label(right, "Bandwidth", "tokens", "GB/s")
     for one in device.links:
         if one.what == "memory copy":
             pace = one.size_bytes / 1e9 / typical_s(one.seconds)
             right.axhline(pace, color="#999999", lw=1, ls=":", label="memory copy, one core")
     for panel in (left, right):
         panel.set_ylim(bottom=0)
-        _legend(panel)
+        legend(panel)
     return figure
 
 
@@ -189,7 +189,7 @@ def _decode(device: DeviceReadings, title: str) -> Figure | None:
     steps = [one for one in device.steps if one.decode and one.share >= 1.0]
     if not steps:
         return None
-    figure, (left, right) = _sheet(title)
+    figure, (left, right) = sheet(title)
     batches = sorted({one.batch for one in steps})
     forms = sorted({one.form for one in steps}, key=lambda form: form.value)
     for form in forms:
@@ -210,13 +210,13 @@ def _decode(device: DeviceReadings, title: str) -> Figure | None:
         sizes = [one.batch for one in at_least]
         paces = [one.batch / typical_s(one.seconds) for one in at_least]
         right.plot(sizes, paces, "o", ls=_STYLES[form], ms=4, color=_HUES[form], label=form.value)
-    _label(left, "One decode step", "tokens of context, of each sequence", "milliseconds")
-    _label(right, "Decoding, shortest context", "sequences of a step", "tokens per second")
+    label(left, "One decode step", "tokens of context, of each sequence", "milliseconds")
+    label(right, "Decoding, shortest context", "sequences of a step", "tokens per second")
     left.set_ylim(bottom=0)
     right.set_ylim(bottom=0)
     right.set_xticks(batches)
-    _legend(left, "sequences")
-    _legend(right)
+    legend(left, "sequences")
+    legend(right)
     return figure
 
 
@@ -224,7 +224,7 @@ def _prefill(device: DeviceReadings, title: str) -> Figure | None:
     prompts = [one for one in device.steps if not one.decode and one.share >= 1.0]
     if not prompts:
         return None
-    figure, (left, right) = _sheet(title)
+    figure, (left, right) = sheet(title)
     for form in sorted({one.form for one in prompts}, key=lambda form: form.value):
         line = sorted((one for one in prompts if one.form is form), key=lambda one: one.tokens)
         lengths = [one.tokens for one in line]
@@ -232,11 +232,11 @@ def _prefill(device: DeviceReadings, title: str) -> Figure | None:
         _with_range(left, lengths, seconds, _HUES[form], form.value, _STYLES[form])
         paces = [one.tokens / typical_s(one.seconds) for one in line]
         right.plot(lengths, paces, "o", ls=_STYLES[form], ms=4, color=_HUES[form], label=form.value)
-    _label(left, "Computing a prompt", "tokens of prompt", "seconds")
-    _label(right, "Pace", "tokens of prompt", "tokens per second")
+    label(left, "Computing a prompt", "tokens of prompt", "seconds")
+    label(right, "Pace", "tokens of prompt", "tokens per second")
     for panel in (left, right):
         panel.set_ylim(bottom=0)
-        _legend(panel)
+        legend(panel)
     return figure
 
 

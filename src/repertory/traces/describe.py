@@ -22,6 +22,8 @@ _OCTAVES = (-20, 30)
 """From a microsecond to 30 years, and all token counts."""
 _SLOTS = 512
 _MINUTE_S = 60.0
+_MOST_MODELS = 20_000
+"""Each takes 30 KB here, and nobody serves so many."""
 
 
 @dataclass(slots=True)
@@ -133,6 +135,8 @@ def describe(arrivals: Iterable[Arrival]) -> Description:
         before = arrival
         count = counts.get(arrival.model)
         if count is None:
+            if len(counts) == _MOST_MODELS:
+                raise ValueError(f"over {_MOST_MODELS:,} models: is the column a request's name?")
             count = counts[arrival.model] = _Count()
         if count.add(arrival):
             count.flush(arrival.model, timeline)

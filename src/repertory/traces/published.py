@@ -26,6 +26,7 @@ __all__ = [
     "read_azure_2023",
     "read_azure_2024",
     "read_mooncake",
+    "sniffed",
 ]
 
 _AZURE_2023_HEAD = ["TIMESTAMP", "ContextTokens", "GeneratedTokens"]
@@ -93,6 +94,18 @@ def _csv_rows(path: Path, head: list[str]) -> Iterator[tuple[int, dict[str, str]
             yield rows.line_num, row
         if rows.line_num < 2:
             raise WorkloadError(f"{path}: there is no request in it")
+
+
+def sniffed(path: Path) -> str:
+    """Whose format a file has: azure, mooncake, or ours, whose reader says what is wrong."""
+    if path.suffix == ".csv":
+        return "azure"
+    if path.name.endswith((".jsonl", ".jsonl.gz")):
+        _, line = next(lines_of(path), (1, b""))
+        return "mooncake" if b'"hash_ids"' in line else "ours"
+    if path.suffix == ".parquet":
+        return "ours"
+    raise WorkloadError(f"{path}: a workload is a .jsonl, .jsonl.gz or .parquet; Azure's a .csv")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,11 +13,14 @@ from typing import Protocol
 
 from repertory.domain.errors import ConfigError
 from repertory.domain.workloads import Arrival
+from repertory.traces.files import Say, read_workload
 from repertory.traces.published import (
     azure_2023_files,
     begin_of,
     read_azure_2023,
     read_azure_2024,
+    read_mooncake,
+    sniffed,
 )
 from repertory.traces.servegen import DAYS as SERVEGEN_DAYS
 from repertory.traces.servegen import read_clients, sg20_clients
@@ -38,6 +41,8 @@ __all__ = [
     "RecipeModel",
     "default_recipe",
     "find_recipe",
+    "is_file_name",
+    "open_file",
 ]
 
 SIZES = {"7B": 7_000_000_000, "13B": 13_000_000_000, "70B": 70_000_000_000}
@@ -279,3 +284,18 @@ def find_recipe(name: str, data: Path | None = None) -> Recipe:
 def default_recipe(data: Path | None) -> str:
     """Where nobody chose."""
     return "week" if data is None else "sg-20"
+
+
+def is_file_name(word: str) -> bool:
+    """Whether a word that could be a recipe's name is a file's."""
+    return ("." in Path(word).name and word.lower() not in RECIPES) or "/" in word
+
+
+def open_file(path: Path, say: Say | None = None, requests: int | None = None) -> Iterator[Arrival]:
+    """A workload in our format, or a published trace in its own, told apart by what is in it."""
+    readers: dict[str, Callable[[], Iterator[Arrival]]] = {
+        "azure": lambda: read_azure_2023(path),
+        "mooncake": lambda: read_mooncake(path),
+        "ours": lambda: read_workload(path, say),
+    }
+    return islice(readers[sniffed(path)](), requests)

@@ -1,0 +1,283 @@
+"""`trace`: workloads made, described and drawn."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from repertory.cli.shared import FAILURE, USAGE, Json, fail, group, table
+from repertory.config import read_environment
+from repertory.domain.workloads import Arrival
+from repertory.reports.figures import bytes_text, seconds_text
+
+if TYPE_CHECKING:
+    from repertory.traces.describe import Description, ModelDescription
+
+__all__ = ["describe_trace", "make_trace", "plot_trace"]
+
+_traces = group("trace", "Workloads: made by recipe, described, drawn.")
+_TOLD = 5_000
+"""Requests between two looks at the bar."""
+_TABLE_ROWS = 30
+
+Seed = Annotated[int, typer.Option(min=0, help="The same seed, the same bytes.")]
+Requests = Annotated[int | None, typer.Option(min=1, help="End after so many.")]
+DaysText = Annotated[
+    str | None, typer.Option("--days", metavar="A-B", help="Only these; the first begins at 0 s.")
+]
+Rate = Annotated[
+    float | None, typer.Option(help="Thin it to this mean of requests/s; time keeps its pace.")
+]
+Data = Annotated[
+    Path | None, typer.Option(help="The folder of published traces; else REPERTORY_DATA.")
+]
+Word = Annotated[str | None, typer.Argument(metavar="FILE|RECIPE", help="Default: as for make.")]
+
+
+@_traces.command("make")
+def make_trace(  # noqa: PLR0913  one for each flag
+    recipe: Annotated[
+        str | None, typer.Argument(help="Its name; default: sg-20 with a data folder, else week.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="A .jsonl, .jsonl.gz or .parquet; default: NAME.jsonl."),
+    ] = None,
+    seed: Seed = 0,
+    requests: Requests = None,
+    days: DaysText = None,
+    rate: Rate = None,
+    data: Data = None,
+) -> None:
+    """Make a workload file by a named recipe.
+
+    Interrupted, it leaves a file whose end says that it is a part.
+    """
+    from repertory.traces.files import write_workload
+
+    chosen = _chosen(recipe, _Wishes(seed, requests, days, rate, data))
+    path = (out or Path(f"{chosen.name}.jsonl")).expanduser()
+    if not path.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
+        fail(USAGE, f"{path}: name it .jsonl, .jsonl.gz or .parquet")
+    try:
+        with _counted(chosen, is_stopped_quietly=False) as arrivals:
+            written = write_workload(path, arrivals)
+    except KeyboardInterrupt:
+        fail(FAILURE, f"interrupted; the end of {path} says that it is a part")
+    except OSError as error:
+        fail(FAILURE, f"{error.filename or path}: cannot be written: {error.strerror}")
+    typer.echo(f"{path}  {written:,} requests, {bytes_text(path.stat().st_size)}")
+
+
+@_traces.command("describe")
+def describe_trace(  # noqa: PLR0913  one for each flag
+    workload: Word = None,
+    seed: Seed = 0,
+    requests: Requests = None,
+    days: DaysText = None,
+    rate: Rate = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Say what a workload is like: rates, bursts, lengths, shares, gaps."""
+    chosen = _chosen(workload, _Wishes(seed, requests, days, rate, data))
+    found = _described(chosen)
+    if json:
+        shown = msgspec.to_builtins(
+            {
+                "workload": chosen.name,
+                "is_part": chosen.is_part,
+                "total": found.total,
+                "models": found.models,
+                "first_s": found.first_s,
+                "last_s": found.last_s,
+                "repeated": found.repeated,
+                "prefix_share": found.prefix_share,
+                "top_shares": found.top_shares,
+            }
+        )
+        typer.echo(msgspec.json.encode(shown).decode())
+    else:
+        _tell(chosen, found)
+
+
+@_traces.command("plot")
+def plot_trace(  # noqa: PLR0913  one for each flag
+    workload: Word = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A picture; default: NAME.png.")
+    ] = None,
+    seed: Seed = 0,
+    requests: Requests = None,
+    days: DaysText = None,
+    rate: Rate = None,
+    data: Data = None,
+) -> None:
+    """Draw a workload: requests of each model over time, and their lengths."""
+    from repertory.reports.workloads import draw_workload
+
+    chosen = _chosen(workload, _Wishes(seed, requests, days, rate, data))
+    path = (out or Path(f"{Path(chosen.name).name.partition('.')[0]}.png")).expanduser()
+    found = _described(chosen)
+    title = f"{chosen.name}, a part" if chosen.is_part else chosen.name
+    try:
+        draw_workload(found, title, path)
+    except (OSError, ValueError) as error:
+        fail(FAILURE, f"{path}: cannot be written: {error}")
+    typer.echo(f"drawn: {path}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Wishes:
+    """What the flags say of a recipe."""
+
+    seed: int
+    requests: int | None
+    days: str | None
+    rate: float | None
+    data: Path | None
+
+
+@dataclass(slots=True)
+class _Chosen:
+    """A file or a recipe, ready to be read once."""
+
+    name: str
+    arrivals: Iterator[Arrival]
+    expected: float | None
+    """Requests, as far as anybody knows."""
+    is_part: bool = False
+
+
+def _chosen(word: str | None, wishes: _Wishes) -> _Chosen:
+    from repertory.traces.recipes import default_recipe, find_recipe, is_file_name, open_file
+
+    data = wishes.data or read_environment().data_dir
+    if word is not None and is_file_name(word):
+        if wishes.days or wishes.rate or wishes.seed:
+            fail(USAGE, "--seed, --days and --rate are for recipes: a file is what it is")
+        chosen = _Chosen(word, iter(()), None)
+
+        def say(words: str) -> None:
+            chosen.is_part = True
+            typer.echo(words, err=True)
+
+        chosen.arrivals = open_file(Path(word).expanduser(), say, requests=wishes.requests)
+        return chosen
+    recipe = find_recipe(word or default_recipe(data), data)
+    days = _days(wishes.days)
+    expected = recipe.expected_requests(days, wishes.rate)
+    if wishes.requests is not None:
+        expected = min(expected, wishes.requests)
+    arrivals = recipe.arrivals(
+        wishes.seed, days=days, rate_per_s=wishes.rate, requests=wishes.requests
+    )
+    return _Chosen(recipe.name, arrivals, expected)
+
+
+def _days(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, dash, last = text.partition("-")
+    if not (first.isdecimal() and (last.isdecimal() or not dash)):
+        fail(USAGE, f"--days {text}: write two days like 7-13, or one like 7")
+    return int(first), int(last if dash else first)
+
+
+@contextmanager
+def _counted(chosen: _Chosen, *, is_stopped_quietly: bool) -> Iterator[Iterator[Arrival]]:
+    """With a bar.  Ctrl-C is heard between two requests, so that none is half written; a second
+    one is heard at once.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    def counted() -> Iterator[Arrival]:
+        count = 0
+        for count, arrival in enumerate(chosen.arrivals, start=1):
+            if not count % _TOLD:
+                bar.update(task, completed=count, count=f"{count:,}")
+            if asked:
+                if is_stopped_quietly:
+                    chosen.is_part = True
+                    typer.echo(f"interrupted: a part, up to {arrival.at_s:.0f} s", err=True)
+                    return
+                raise KeyboardInterrupt
+            yield arrival
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[count]} requests"),
+        TimeElapsedColumn(),
+    )
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(Path(chosen.name).name, total=chosen.expected, count="0")
+            yield counted()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _described(chosen: _Chosen) -> "Description":
+    from repertory.traces.describe import describe
+
+    try:
+        with _counted(chosen, is_stopped_quietly=True) as arrivals:
+            return describe(arrivals)
+    except ValueError as error:
+        fail(FAILURE, f"{chosen.name}: {error}")
+
+
+def _tell(chosen: _Chosen, found: "Description") -> None:
+    total = found.total
+    part = "  (a part)" if chosen.is_part else ""
+    typer.echo(f"{chosen.name}: {total.requests:,} requests for {len(found.models)} models{part}")
+    typer.echo(f"from {found.first_s:.3f} s to {found.last_s:.3f} s")
+    for name, share in found.top_shares.items():
+        typer.echo(f"the busiest {name}: {share:.2%} of the requests")
+    if found.prefix_share:
+        typer.echo(f"{found.prefix_share:.1%} of prompt tokens are in a named prefix")
+    if found.repeated:
+        typer.echo(f"{found.repeated:,} requests are equal in all to the one ahead of them")
+    shown = found.models[:_TABLE_ROWS]
+    heads = ["MODEL", "REQUESTS", "SHARE", "MEAN/S", "PEAK/S", "GAP CV", "LONGEST GAP"]
+    heads += ["PROMPT MEAN", "P50", "P99", "OUTPUT MEAN", "P50", "P99"]
+    table(heads, [_row(one) for one in (total, *shown)])
+    if len(found.models) > len(shown):
+        typer.echo(f"and {len(found.models) - len(shown)} more models; --json has all of them")
+
+
+def _row(one: "ModelDescription") -> list[str]:
+    return [
+        one.name,
+        f"{one.requests:,}",
+        f"{one.share:.2%}",
+        f"{one.mean_per_s:.3g}",
+        f"{one.peak_per_s:.3g}",
+        "-" if one.gap_cv is None else f"{one.gap_cv:.2f}",
+        seconds_text(one.longest_gap_s),
+        *(
+            "-" if tokens is None else f"{tokens:.0f}"
+            for tokens in (
+                one.prompt_mean_tokens,
+                one.prompt_p50_tokens,
+                one.prompt_p99_tokens,
+                one.output_mean_tokens,
+                one.output_p50_tokens,
+                one.output_p99_tokens,
+            )
+        ),
+    ]
