@@ -52,6 +52,14 @@ def test_many_models_are_cut_on_the_screen_only(capsys: pytest.CaptureFixture[st
     assert Path("tail-100.png").exists()
 
 
+def test_the_environment_names_the_data_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REPERTORY_DATA", "nowhere")
+    assert main(["trace", "make", "az23"]) == 2
+    assert "nowhere: there is no such folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

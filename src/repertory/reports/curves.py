@@ -83,8 +83,14 @@ def label(axes: Axes, title: str, across: str, up: str) -> None:
 
 
 def legend(axes: Axes, title: str | None = None, columns: int = 1) -> None:
-    place = "best" if columns == 1 else "upper center"
-    axes.legend(fontsize=7, title=title, title_fontsize=7, frameon=False, ncols=columns, loc=place)
+    axes.legend(
+        fontsize=7,
+        title=title,
+        title_fontsize=7,
+        frameon=False,
+        ncols=columns,
+        loc="best" if columns == 1 else "upper center",
+    )
 
 
 def _offload(device: DeviceReadings, title: str) -> Figure | None:
