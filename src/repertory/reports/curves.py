@@ -82,8 +82,15 @@ def label(axes: Axes, title: str, across: str, up: str) -> None:
     axes.set_ylabel(up, fontsize=8)
 
 
-def legend(axes: Axes, title: str | None = None) -> None:
-    axes.legend(fontsize=7, title=title, title_fontsize=7, frameon=False)
+def legend(axes: Axes, title: str | None = None, columns: int = 1) -> None:
+    axes.legend(
+        fontsize=7,
+        title=title,
+        title_fontsize=7,
+        frameon=False,
+        ncols=columns,
+        loc="best" if columns == 1 else "upper center",
+    )
 
 
 def _offload(device: DeviceReadings, title: str) -> Figure | None:

@@ -29,23 +29,25 @@ def _rates(axes: Axes, found: Description) -> None:
     unit_s, unit = next((size, name) for least, size, name in _UNITS if found.last_s >= least)
     names = [one.name for one in found.models]
     colours = dict(zip(names, COLOURS, strict=False))
+    widths_s = np.full(slots, line.slot_s)
+    # The last slot is not over; a sliver of it would say nothing.
+    widths_s[-1] = max(found.last_s - (slots - 1) * line.slot_s, line.slot_s / 4)
     below = np.zeros(slots)
     edges = np.arange(slots + 1) * line.slot_s / unit_s
     for name in names[:_SHOWN]:
-        top = below + line.counts[name][:slots] / line.slot_s
+        top = below + line.counts[name][:slots] / widths_s
         axes.stairs(top, edges, baseline=below, fill=True, color=colours[name], label=name)
         below = top
     if len(names) > _SHOWN:
         rest = np.sum([line.counts[name][:slots] for name in names[_SHOWN:]], axis=0)
         words = f"{len(names) - _SHOWN} others"
-        top = below + rest / line.slot_s
+        top = below + rest / widths_s
         axes.stairs(top, edges, baseline=below, fill=True, color=_GREY, label=words)
         below = top
     axes.set_xlim(0, edges[-1])
-    axes.set_ylim(0, below.max() * 1.4)
+    axes.set_ylim(0, below.max() * 1.3)
     label(axes, f"{found.total.requests:,} requests", unit, "requests per second")
-    legend(axes)
-    axes.get_legend().set(loc="upper center", ncols=4)
+    legend(axes, columns=3)
 
 
 def _lengths(axes: Axes, found: Description) -> None:

@@ -37,6 +37,8 @@ def _library() -> Any:  # it has no types
 
 def _opened(path: Path) -> Any:
     pyarrow = _library()
+    if not path.exists():
+        raise WorkloadError(f"{path}: cannot be read: No such file or directory")
     try:
         return pyarrow.parquet.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
     except pyarrow.ArrowInvalid as error:
@@ -53,9 +55,11 @@ def read_arrivals(path: Path) -> Iterator[Arrival | str]:
     if wrong is not None:
         raise WorkloadError(f"{path}: {wrong}")
     for field in schema:
-        if not _is_kind(field.type, COLUMNS[field.name].kind):
-            kind = COLUMNS[field.name].kind
-            raise WorkloadError(f"{path}: {field.name} must be a {kind}, not {field.type}")
+        column = COLUMNS[field.name]
+        # A column that is empty throughout may have lost its kind.
+        is_empty = not column.is_needed and _library().types.is_null(field.type)
+        if not is_empty and not _is_kind(field.type, column.kind):
+            raise WorkloadError(f"{path}: {field.name} must be a {column.kind}, not {field.type}")
     first, before_s = 1, 0.0
     for batch in file.iter_batches(_ROWS, use_threads=False):
         for number, arrival in enumerate(_arrivals(path, batch, first), start=first):

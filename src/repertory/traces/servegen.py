@@ -26,7 +26,6 @@ from repertory.traces.streams import (
     Quantile,
     arrivals_of,
     luck,
-    thinned,
 )
 
 __all__ = [
@@ -119,20 +118,21 @@ class ServeGenStream:
         for day in range(days[0], days[1] + 1):
             gaps = luck(seed, self.name, day, "gaps")
             sizes = luck(seed, self.name, day, "tokens")
-            stays = luck(seed, self.name, day, "thinned")
             for window in range(day * _WINDOWS_PER_DAY, (day + 1) * _WINDOWS_PER_DAY):
-                times_s = thinned(self._times(window, gaps), share, stays)
+                times_s = self._times(window, share, gaps)
                 if len(times_s):
                     begin_s = window * WINDOW_S - days[0] * DAY_S
                     part = int(window * WINDOW_S // _LENGTHS_S)
                     source = _Part(self.model, self.prompts[part], self.outputs[part])
                     yield from arrivals_of(source, times_s + begin_s, sizes)
 
-    def _times(self, window: int, gaps: np.random.Generator) -> Floats:
+    def _times(self, window: int, share: float, gaps: np.random.Generator) -> Floats:
         count = int(self.counts[window])
-        if not count:
+        kept = count if share >= 1 else int(gaps.binomial(count, share))
+        if not kept:
             return np.empty(0)
-        drawn = _gaps(gaps, self.laws[window], float(self.shapes[window]), count)
+        law, shape = self.laws[window], float(self.shapes[window])
+        drawn = _gaps(gaps, law, shape, count, kept)
         turned = (np.cumsum(drawn) / drawn.sum() + gaps.random()) % 1.0
         # A microsecond from the end, so that rounding leaves it in its window.
         return np.sort(turned) * (WINDOW_S - 1e-6)
@@ -147,11 +147,20 @@ class _Part:
     key: str = ""
 
 
-def _gaps(gaps: np.random.Generator, law: str, shape: float, count: int) -> Floats:
-    """Only their shape matters: they are scaled afterwards."""
-    drawn = gaps.weibull(shape, count) if law == "Weibull" else gaps.gamma(shape, 1.0, count)
+def _gaps(gaps: np.random.Generator, law: str, shape: float, count: int, kept: int) -> Floats:
+    """Between those that stay of `count` in a ring.  Only their shape matters: they are scaled."""
+    first, steps = 0, np.ones(kept)
+    if kept < count:
+        chosen = np.sort(gaps.choice(count, kept, replace=False, shuffle=False))
+        first, steps = int(chosen[0]), np.diff(chosen, append=chosen[0] + count)
+    if law != "Weibull":
+        # The sum of k Gamma gaps is one of k times the shape: what falls out is never drawn.
+        drawn = gaps.gamma(shape * steps)
+    else:
+        each = np.roll(gaps.weibull(shape, count), -first)
+        drawn = np.add.reduceat(each, np.cumsum(steps).astype(np.int64) - steps.astype(np.int64))
     # Shapes near 0 draw numbers too small to be told from it.
-    return drawn if drawn.sum() > 0 else np.ones(count)
+    return np.asarray(drawn if drawn.sum() > 0 else steps, dtype=np.float64)
 
 
 def read_clients(
