@@ -91,10 +91,14 @@ def _learn_resume(state: State, step: Step, record: RequestRecord, reused: int) 
     tokens = record.request.prompt_tokens, record.made_tokens
     one_by_one = state.node_of(replica).capabilities.exact_resume
     if spec.digest == state.models[replica.model].spec.digest:
-        predicted_s = costs.resume_s(spec, where, *tokens, one_by_one=one_by_one)
+        predicted_s = costs.resume_s(
+            spec, where, *tokens, one_by_one=one_by_one, ahead_s=record.ahead_s
+        )
         compare_resume(step, record, predicted_s, reused)
         took_s = (step.at_ns - record.dispatched_ns) / 1e9
-        learned = costs.observe_resume(spec, where, tokens, took_s, one_by_one=one_by_one)
+        learned = costs.observe_resume(
+            spec, where, tokens, took_s, one_by_one=one_by_one, ahead_s=record.ahead_s
+        )
         say_drift(step, replica.model, "a resume", learned)
 
 

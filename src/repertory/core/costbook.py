@@ -165,15 +165,25 @@ class CostBook:
         return law_s * self._ratio(spec, where, DECODE_KEYS[where.form])
 
     def resume_s(
-        self, spec: ModelSpec, where: Placement, prompt: int, made: int, *, one_by_one: bool
+        self,
+        spec: ModelSpec,
+        where: Placement,
+        prompt: int,
+        made: int,
+        *,
+        one_by_one: bool,
+        ahead_s: float = 0.0,
     ) -> float:
         """Until a stopped generation makes its next token, from when it is taken up again.
+
+        `ahead_s`: `replay_s` of what is computed before it: the last of sixteen that are taken up
+        together waits for the fifteen.
 
         The law is that of computing everything again, after the prompt token by token where an
         engine promises equal bits.  Cells that come back from main memory make it shorter: how much
         is learned from the resumes there were.
         """
-        law_s = self._replays(spec, where, prompt, made, one_by_one=one_by_one)
+        law_s = ahead_s + self.replay_s(spec, where, prompt, made, one_by_one=one_by_one)
         return law_s * self._ratio(spec, where, _RESUME_KEYS[where.form])
 
     def observe_resume(
@@ -184,9 +194,10 @@ class CostBook:
         measured_s: float,
         *,
         one_by_one: bool,
+        ahead_s: float = 0.0,
     ) -> Ratio:
-        """`tokens`: of the prompt, and made before it was stopped."""
-        law_s = self._replays(spec, where, *tokens, one_by_one=one_by_one)
+        """`tokens`: of the prompt, and made before it was stopped; `ahead_s` as in `resume_s`."""
+        law_s = ahead_s + self.replay_s(spec, where, *tokens, one_by_one=one_by_one)
         return self._learn(spec, where, _RESUME_KEYS[where.form], measured_s, law_s)
 
     def observe_load(
@@ -292,9 +303,10 @@ class CostBook:
             Edge.DROP: profile.drop_s,
         }[edge]
 
-    def _replays(
+    def replay_s(
         self, spec: ModelSpec, where: Placement, prompt: int, made: int, *, one_by_one: bool
     ) -> float:
+        """By the law alone: to compute a prompt again, and what was made after it."""
         profile, share, form = (
             self._profile(spec, where),
             share_there(spec, where.layers),

@@ -180,7 +180,7 @@ def _weigh(state: State, step: Step, claimant: ModelState, replica: ReplicaState
     stays = _weights_stay(state, claimant, replica)
     back_s = replica.activate_s + (0.0 if stays else replica.reload_s)
     is_heavier = heaviest(claimant) > max(_weight(one) for one in replica.running.values())
-    stakes = [_stake(state, step, replica, one) for one in replica.running.values()]
+    stakes = _stakes(state, step, replica)
     if not is_heavier:
         stakes = [
             replace(stake, weight=stake.weight * _ageing(state, one))
@@ -235,6 +235,22 @@ def _risked(state: State, step: Step, claimant: ModelState) -> float:
     return risked * MISS_PENALTY_S / max_wait_s
 
 
+def _stakes(state: State, step: Step, replica: ReplicaState) -> list[Stake]:
+    """Of all that runs there: they would be taken up one after the other, as they were before."""
+    spec, where = replica.spec, replica.placement
+    one_by_one = state.node_of(replica).capabilities.exact_resume
+    found: list[Stake] = []
+    ahead_s = 0.0
+    for record in replica.running.values():
+        own = _stake(state, step, replica, record)
+        found.append(replace(own, resume_s=ahead_s + own.resume_s))
+        prompt_s = state.costs.resume_s(
+            spec, where, record.request.prompt_tokens, 0, one_by_one=one_by_one
+        )
+        ahead_s += prompt_s if one_by_one else own.resume_s
+    return found
+
+
 def _stake(state: State, step: Step, replica: ReplicaState, record: RequestRecord) -> Stake:
     """What a running generation would lose by being stopped: six features in a few sums.
 
@@ -246,7 +262,9 @@ def _stake(state: State, step: Step, replica: ReplicaState, record: RequestRecor
     company = sum(one.request.prompt_tokens + one.made_tokens for one in replica.running.values())
     token_s = costs.step_s(spec, where, batch, company + batch * _AHEAD_TOKENS)
     elapsed_s = (step.at_ns - record.dispatched_ns) / 1e9
-    begun_s = costs.resume_s(spec, where, prompt, before, one_by_one=one_by_one)
+    begun_s = costs.resume_s(
+        spec, where, prompt, before, one_by_one=one_by_one, ahead_s=record.ahead_s
+    )
     made = before + max(0, round((elapsed_s - begun_s) / max(token_s, 1e-9)))
     made = min(made, request.max_tokens)
     usual = state.models[replica.model].output.beyond(made)

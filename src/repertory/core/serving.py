@@ -15,7 +15,7 @@ from repertory.core.state import ModelState, ReplicaState, RequestRecord, State,
 from repertory.core.victims import turn_end_ns
 from repertory.domain.actions import Dispatch, Settle, WakeAt
 from repertory.domain.decisions import Cause, Option, Verdict
-from repertory.domain.ladder import Phase, RequestStep, Rung
+from repertory.domain.ladder import Phase, RequestState, RequestStep, Rung
 from repertory.domain.requests import Fault, Outcome, OutcomeKind
 from repertory.domain.specs import KvShape, Placement
 from repertory.perf.bytes import kv_needs, shape_for
@@ -137,6 +137,7 @@ def _dispatch(
     record.is_returned = False
     model.served_ns[band(record.request.weight)] = step.at_ns
     record.replica_id = replica.id
+    record.ahead_s = _computed_ahead_s(state, replica)
     replica.running[record.request.id] = record
     replica.running_ns += record.work_ns
     record.company = len(replica.running)
@@ -144,6 +145,24 @@ def _dispatch(
     if record.is_suspect:
         state.trials[replica.node_id] = record.request.id
     step.actions.append(Dispatch(record.request.id, replica.id, replica.node_id))
+
+
+def _computed_ahead_s(state: State, replica: ReplicaState) -> float:
+    """By the law: the prompts that are there already and have no token.  Where tokens are made
+    again one by one, all do that in the same steps.
+    """
+    one_by_one = state.node_of(replica).capabilities.exact_resume
+    return sum(
+        state.costs.replay_s(
+            replica.spec,
+            replica.placement,
+            one.request.prompt_tokens,
+            0 if one_by_one else one.made_tokens,
+            one_by_one=one_by_one,
+        )
+        for one in replica.running.values()
+        if one.state is RequestState.PREFILLING
+    )
 
 
 def leave_replica(

@@ -52,6 +52,8 @@ class RequestRecord:
     """It is being preempted."""
     is_returned: bool = False
     """Its worker died, and it waits for a slot in place of the one that it had."""
+    ahead_s: float = 0.0
+    """By the law, what was to be computed before its own prompt when it was dispatched."""
     begin_ns: int | None = None
     """By when its prompt must begin for its deadline, as predicted; None: it has none."""
     charged_ns: int = 0
