@@ -50,6 +50,29 @@ def come_back(play: Play, urgent: str) -> None:
     play.load_all()
 
 
+def test_the_last_of_those_taken_up_together_waits_for_the_others(play: Play) -> None:
+    names = [running(play, output=400) for _ in range(3)]
+    urgent = stop(play, *names)
+    play.load_all()
+    come_back(play, urgent)
+    state, costs = play.state, play.state.costs
+    replica = state.replicas[play.where[names[0]]]
+    one_by_one = state.node_of(replica).capabilities.exact_resume
+    own_s, prompt_s = (
+        costs.resume_s(replica.spec, replica.placement, 50, made, one_by_one=one_by_one)
+        for made in (40, 0)
+    )
+    expected_s = [own_s + prompt_s * ahead for ahead in range(3)]
+    began_ns = play.now_ns
+    for name, after_s in zip(names, expected_s, strict=True):
+        play.pass_s(after_s - (play.now_ns - began_ns) / 1e9)
+        play.first_token(name)
+    resumes = said(play, "resume")
+    assert [one.measured_s for one in resumes] == pytest.approx(expected_s, rel=1e-6)
+    assert [one.predicted_s for one in resumes] == pytest.approx(expected_s, rel=1e-6)
+    play.end()
+
+
 def test_a_generation_compares_its_prompt_and_its_steps(play: Play) -> None:
     name = running(play, output=17)
     play.finish(name, prefill_ns=2 * SECOND)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from core.play import Play
-from repertory.core.preempting import _weigh
+from repertory.core.preempting import _held_against, _weigh
 from repertory.core.state import Step
 from repertory.domain.actions import Preempt
 from repertory.domain.events import ModelRemoved
@@ -69,6 +69,19 @@ def test_what_soon_ends_is_let_end(play: Play) -> None:
     play.end()
 
 
+@pytest.mark.parametrize(("weight", "many"), [(BATCH, 1), (1.0, 3)])
+def test_of_those_that_run_side_by_side_one_is_held_against_who_is_a_class_above(
+    play: Play, weight: float, many: int
+) -> None:
+    """As in a queue; of its own class they are weighed together."""
+    names = [running(play, output=400, weight=weight) for _ in range(3)]
+    play.ask("b", 50, 4, 1.5)
+    replica = play.state.replicas[play.where[names[0]]]
+    claimant, step = play.state.models["b"], Step(play.now_ns)
+    assert len(_held_against(play.state, step, claimant, replica)) == many
+    play.end()
+
+
 def test_what_weighs_less_stops_nobody(play: Play) -> None:
     running(play, weight=1.0)
     play.ask("b", 50, LONG, 0.001)
@@ -95,6 +108,25 @@ def test_nobody_is_stopped_for_ever(play: Play) -> None:
         play.first_token(batch)
     assert times == 4, "0.1 x 2^4 is more than 1"
     play.end()
+
+
+def test_stops_after_runs_that_paid_do_not_count(play: Play) -> None:
+    """It had gone on for longer than it took to begin: each of them leaves it nearer to its end."""
+    batch = running(play)
+    for times in range(1, 9):
+        play.pass_s(0.1)
+        urgent = play.ask("b", 50, 4)
+        assert stopped(play) == [batch] * times
+        play.preempted(batch, made_tokens=10 * times)
+        play.load_all()
+        play.finish(urgent)
+        play.pass_s(30.0)
+        play.load_all()
+        play.first_token(batch)
+    assert play.state.requests[batch].preemptions == 8
+    assert play.state.requests[batch].unpaid_stops == 0
+    play.end()
+    assert play.settled_by(batch) == ["done"]
 
 
 def test_company_is_stopped_together_and_comes_back_in_order(play: Play) -> None:

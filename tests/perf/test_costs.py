@@ -192,6 +192,21 @@ def test_what_came_back_from_memory_makes_the_next_resume_shorter() -> None:
     assert costs.resume_s(spec, HERE, 2000, 100, one_by_one=False) < replay_s / 5
 
 
+def test_the_last_that_is_taken_up_waits_for_those_before_it_and_that_makes_no_resume_longer() -> (
+    None
+):
+    spec, costs = model("a"), CostBook()
+    costs.add_device(CPU)
+    law_s = costs.replay_s(spec, HERE, 60, 40, one_by_one=False)
+    for ahead in range(16):
+        took_s, ahead_s = 2.0 * (ahead + 1) * law_s, ahead * law_s
+        costs.observe_resume(spec, HERE, (60, 40), took_s, one_by_one=False, ahead_s=ahead_s)
+        alone_s = costs.resume_s(spec, HERE, 60, 40, one_by_one=False)
+        assert alone_s == pytest.approx(2.0 * law_s)
+        behind_s = costs.resume_s(spec, HERE, 60, 40, one_by_one=False, ahead_s=ahead_s)
+        assert behind_s == pytest.approx(took_s)
+
+
 def test_the_usual_length_of_an_answer_is_that_of_those_that_got_as_far() -> None:
     length = OutputLength(256)
     assert length.beyond(10) == 256

@@ -11,6 +11,8 @@ from repertory.policy.preempt import (
     Stake,
     expected_left,
     grown_weight,
+    has_paid,
+    one_for_all,
     worth_stopping,
 )
 
@@ -57,6 +59,29 @@ class TestPreempt:
         assert stop.is_worth_it
         assert replace(stop, error=0.4).is_worth_it
         assert not replace(stop, error=0.6).is_worth_it, "1.6 s at the worst, for 1.5"
+
+    def test_of_a_lighter_class_one_stands_for_all_however_many_run_side_by_side(self) -> None:
+        """The heaviest weight, until the last ends, or is resumed."""
+        many = [replace(stake(2.0, 0.1, 0.05 * at), name=f"g{at}") for at in range(1, 17)]
+        many[3] = replace(many[3], weight=0.2, left_s=2.5, due_s=7.0)
+        one = one_for_all(many)
+        assert one == Stake("g1", 0.2, 2.5, 0.8, 7.0)
+        alone, together = (worth_stopping(0.4, some, 0.1, 0.1, 0.1) for some in ([one], many))
+        assert alone is not None
+        assert together is not None
+        assert alone.is_worth_it
+        assert not together.is_worth_it
+        assert (alone.drain_s, alone.penalty_s) == (together.drain_s, together.penalty_s)
+
+    @given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), max_size=50))
+    def test_stops_after_runs_that_paid_cost_no_more_than_what_was_made_and_others_are_bounded(
+        self, runs: list[tuple[float, float]]
+    ) -> None:
+        paid = [run for run in runs if has_paid(*run)]
+        assert sum(begun_s for begun_s, _ in paid) <= sum(went_on_s for _, went_on_s in paid)
+        unpaid = len(runs) - len(paid)
+        assert grown_weight(0.1, unpaid) == 0.1 * 2**unpaid
+        assert not has_paid(1.0, 1.0), "it must have gone on for longer than it took to begin"
 
     def test_where_nothing_runs_there_is_nothing_to_stop(self) -> None:
         assert worth_stopping(1.0, [], 0.1, 0.1, 0.1) is None

@@ -33,6 +33,15 @@ def small() -> World:
     return replace(chosen, models=(spec,), node=replace(chosen.node, devices=(device,)))
 
 
+def pair() -> World:
+    """Two such models, and room for one of them with slots that batches fill."""
+    chosen = world(2)
+    changes = {"weights_bytes": 64 * MIB, "buffers_bytes": 8 * MIB, "kv_bytes_per_token": 8192}
+    specs = tuple(replace(one, **changes) for one in chosen.models)  # type: ignore[arg-type]
+    device = replace(chosen.node.devices[0], memory_bytes=100 * MIB)
+    return replace(chosen, models=specs, node=replace(chosen.node, devices=(device,)))
+
+
 def arrivals(
     name: str, per_s: float, luck: random.Random, sizes: tuple[int, int], **request: object
 ) -> Iterator[Arrived]:
@@ -112,3 +121,21 @@ def test_interactive_requests_do_not_feel_a_batch_load_beyond_what_the_machine_c
     bar_s = 1.2 * percentile(alone.ttfts("now"), 0.95) + QUANTUM_NS / 1e9
     assert percentile(beside.ttfts("now"), 0.95) <= bar_s
     assert max(beside.stops.values(), default=0) <= 3, "0.1 x 2^4 is more than 1"
+
+
+def test_interactive_requests_for_another_model_feel_one_switch_of_it() -> None:
+    """p95 of the time to the first token: 1.2 x its value alone + one quantum + one switch."""
+
+    def asked(luck: random.Random) -> Iterator[Arrived]:
+        return arrivals("now", 0.4, luck, (32, 8), key="desk", model="b")
+
+    alone = play(pair(), together(asked(random.Random(1)))).ttfts("now")
+    turns = [Request(f"turn{at}", "ab"[at % 2], 32, 8, key="desk") for at in range(8)]
+    switches = play(pair(), [Arrived(at * 20 * 10**9, one) for at, one in enumerate(turns)])
+    switch_s = percentile(switches.ttfts("turn"), 0.5) - percentile(alone, 0.5)
+    batch = arrivals("batch", 11.0, random.Random(2), (64, 96), key="night", weight=BATCH)
+    beside = play(pair(), together(asked(random.Random(1)), batch))
+    assert max(beside.ended_s.values()) > 1.4 * SECONDS, "one and a half times what it can do"
+    assert beside.ttft_s.keys() == beside.requests.keys(), "the batch work completes"
+    bar_s = 1.2 * percentile(alone, 0.95) + QUANTUM_NS / 1e9 + switch_s
+    assert percentile(beside.ttfts("now"), 0.95) <= bar_s

@@ -77,6 +77,7 @@ def take_first_token(state: State, step: Step, event: FirstToken) -> None:
         if record.made_tokens:
             _learn_resume(state, step, record, event.reused_tokens)
         record.walk(RequestStep.FIRST_TOKEN)
+        record.taken_up_ns = step.at_ns
         if state.pauses:
             take_up(state, step, record)
         if record.is_suspect:

@@ -20,6 +20,8 @@ from repertory.policy.preempt import (
     Stop,
     expected_left,
     grown_weight,
+    has_paid,
+    one_for_all,
     worth_stopping,
 )
 
@@ -125,7 +127,7 @@ def _is_full(model: ModelState, replica: ReplicaState) -> bool:
 
 def _makes_way(one: RequestRecord, head: RequestRecord) -> bool:
     """It is of a lighter class, and still weighs less once it was stopped: else it would have its
-    slot back at once.
+    slot back at once.  Here every stop counts: slots of its own model become free anyway, and soon.
     """
     if one.is_stopping or one.is_suspect or band(one.request.weight) >= band(head.request.weight):
         return False
@@ -158,6 +160,7 @@ def take_preempted(state: State, step: Step, event: Preempted) -> None:
     model = state.models[replica.model]
     record.is_stopping = False
     record.preemptions += 1
+    record.unpaid_stops += not _has_paid(step, record)
     record.made_tokens = event.made_tokens
     if record.state is RequestState.DECODING:
         record.made_by = replica.spec.digest
@@ -167,6 +170,13 @@ def take_preempted(state: State, step: Step, event: Preempted) -> None:
     if model.is_removed or model.fault is not None or is_of_another_file:
         why = f"{model.spec.name} was removed or replaced while this request was preempted"
         lose(state, step, record, why)
+
+
+def _has_paid(step: Step, record: RequestRecord) -> bool:
+    began_ns = record.taken_up_ns
+    if began_ns is None:
+        return False
+    return has_paid((began_ns - record.dispatched_ns) / 1e9, (step.at_ns - began_ns) / 1e9)
 
 
 def _weigh(state: State, step: Step, claimant: ModelState, replica: ReplicaState) -> Stop | None:
@@ -179,20 +189,35 @@ def _weigh(state: State, step: Step, claimant: ModelState, replica: ReplicaState
     weight = aged_weight(claimant.queued_weight, waited_s, state.settings.max_wait_s)
     stays = _weights_stay(state, claimant, replica)
     back_s = replica.activate_s + (0.0 if stays else replica.reload_s)
-    is_heavier = heaviest(claimant) > max(_weight(one) for one in replica.running.values())
-    stakes = _stakes(state, step, replica)
-    if not is_heavier:
-        stakes = [
-            replace(stake, weight=stake.weight * _ageing(state, one))
-            for stake, one in zip(stakes, replica.running.values(), strict=True)
-        ]
+    stakes = _held_against(state, step, claimant, replica)
     # All that waits may go before what is stopped: where there is much of it, stopping shuffles.
     # But for its own model's queue: what was stopped goes before that (`policy.line`).
     queued_ns = state.queued_ns - state.models[replica.model].queued_ns
     there_s = _leaving_s(state, replica, stays) + claimant.switch_ns / 1e9
     work_s, dues = queued_ns / 1e9 / len(state.devices), dues_of(claimant, since_ns=step.at_ns)
     found = worth_stopping(weight, stakes, there_s, work_s, back_s, dues)
-    return None if found is None else replace(found, error=_error(state, replica, stays))
+    if found is None:
+        return None
+    # How far off the moves may be; the resumes were measured on their own.
+    error = _error(state, replica, stays) * (there_s + back_s) / max(found.penalty_s, 1e-9)
+    return replace(found, error=error)
+
+
+def _held_against(
+    state: State, step: Step, claimant: ModelState, replica: ReplicaState
+) -> list[Stake]:
+    """What those who wait are compared with.
+
+    1. What is not lighter than all of them has aged by what it had waited before it ran.
+    2. Against who is a class above, one stands for all.
+    """
+    stakes, running = _stakes(state, step, replica), replica.running.values()
+    own = heaviest(claimant)
+    if own <= max(_weight(one) for one in running):
+        pairs = zip(stakes, running, strict=True)
+        return [replace(one, weight=one.weight * _ageing(state, of)) for one, of in pairs]
+    is_above = all(band(_weight(one)) < band(own) for one in running)
+    return [one_for_all(stakes)] if is_above else stakes
 
 
 def _ageing(state: State, record: RequestRecord) -> float:
@@ -283,7 +308,7 @@ def _due_s(step: Step, record: RequestRecord) -> float | None:
 
 
 def _weight(record: RequestRecord) -> float:
-    return grown_weight(record.request.weight, record.preemptions)
+    return grown_weight(record.request.weight, record.unpaid_stops)
 
 
 def _options(found: Stop) -> tuple[Option, Option]:

@@ -273,7 +273,7 @@ def _alike(record: RequestRecord) -> Alike:
     return Alike(
         record.request.weight,
         record.request.key,
-        record.preemptions,
+        record.unpaid_stops,
         record.has_begun,
         record.is_returned,
         record.due_ns is not None,

@@ -141,7 +141,7 @@ def _dispatch(
     replica.running[record.request.id] = record
     replica.running_ns += record.work_ns
     record.company = len(replica.running)
-    record.dispatched_ns = step.at_ns
+    record.dispatched_ns, record.taken_up_ns = step.at_ns, None
     if record.is_suspect:
         state.trials[replica.node_id] = record.request.id
     step.actions.append(Dispatch(record.request.id, replica.id, replica.node_id))
@@ -152,17 +152,14 @@ def _computed_ahead_s(state: State, replica: ReplicaState) -> float:
     again one by one, all do that in the same steps.
     """
     one_by_one = state.node_of(replica).capabilities.exact_resume
-    return sum(
-        state.costs.replay_s(
-            replica.spec,
-            replica.placement,
-            one.request.prompt_tokens,
-            0 if one_by_one else one.made_tokens,
-            one_by_one=one_by_one,
-        )
-        for one in replica.running.values()
-        if one.state is RequestState.PREFILLING
-    )
+    ahead_s = 0.0
+    for one in replica.running.values():
+        if one.state is RequestState.PREFILLING:
+            tokens = one.request.prompt_tokens, 0 if one_by_one else one.made_tokens
+            ahead_s += state.costs.replay_s(
+                replica.spec, replica.placement, *tokens, one_by_one=one_by_one
+            )
+    return ahead_s
 
 
 def leave_replica(

@@ -59,6 +59,10 @@ class RequestRecord:
     charged_ns: int = 0
     """Of its key's account, for the run under way: predicted until it is measured."""
     preemptions: int = 0
+    unpaid_stops: int = 0
+    """Those of them before which it had made less of its slot than it cost to take it up."""
+    taken_up_ns: int | None = None
+    """When it had its first token since it was dispatched."""
     returns: int = 0
     """How many workers died under it."""
     made_tokens: int = 0

@@ -9,14 +9,32 @@ from dataclasses import dataclass
 
 from repertory.policy.objective import MISS_PENALTY_S, Due, at_risk
 
-__all__ = ["Stake", "Stop", "expected_left", "grown_weight", "worth_stopping"]
+__all__ = [
+    "Stake",
+    "Stop",
+    "expected_left",
+    "grown_weight",
+    "has_paid",
+    "one_for_all",
+    "worth_stopping",
+]
 
 
-def grown_weight(weight: float, preemptions: int) -> float:
-    """Each time that a generation was stopped doubles what it weighs: so nobody is stopped for
-    ever, and a batch that was stopped four times stands above what is interactive.
+def grown_weight(weight: float, unpaid_stops: int) -> float:
+    """Each time that a generation was stopped before its run had paid doubles what it weighs: so
+    nobody is stopped for ever, and a batch that was stopped four times in vain stands above what is
+    interactive.
     """
-    return weight * 2.0**preemptions
+    return weight * 2.0**unpaid_stops
+
+
+def has_paid(begun_s: float, went_on_s: float) -> bool:
+    """A run has paid if it went on for longer than it took to begin: a prompt, or a resume.
+
+    Stops after such runs cost a generation no more than what it made, however many they are, and
+    each of them leaves it nearer to its end.
+    """
+    return went_on_s > begun_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +47,7 @@ class Stake:
     left_s: float
     """What it would go on for."""
     resume_s: float
-    """To compute again what its KV memory held."""
+    """To compute again what its KV memory held, and what is computed before it."""
     due_s: float | None = None
     """Until its deadline, if that is ahead and its first token is not there; else None."""
 
@@ -45,7 +63,7 @@ class Stop:
     drain_s: float
     penalty_s: float
     error: float = 0.0
-    """Relative: how far off the seconds of such switches have been."""
+    """Relative: how far off the penalty may be, as the seconds of such switches have been."""
 
     @property
     def is_worth_it(self) -> bool:
@@ -64,6 +82,22 @@ def expected_left(usual: float | None, most: float, made: float) -> float:
     if usual is None:
         return max(0.0, (most - made) / 2)
     return max(0.0, min(usual, most) - made)
+
+
+def one_for_all(running: Sequence[Stake]) -> Stake:
+    """What runs side by side, as one: the heaviest weight, until the last ends, or is resumed.
+
+    To be held against who is of a class above all of them (`policy.line.band`): as in a queue, one
+    of each class is compared, for however many lighter ones run at once, none of them waits longer
+    than if it ran alone.
+    """
+    return Stake(
+        min(one.name for one in running),
+        max(one.weight for one in running),
+        max(one.left_s for one in running),
+        max(one.resume_s for one in running),
+        min((one.due_s for one in running if one.due_s is not None), default=None),
+    )
 
 
 def worth_stopping(
