@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from core.play import Play
-from repertory.core.preempting import _held_against, _weigh
+from repertory.core.preempting import _held_against, _stakes, _weigh
 from repertory.core.state import Step
 from repertory.domain.actions import Preempt
 from repertory.domain.events import ModelRemoved
-from repertory.domain.ladder import Rung
+from repertory.domain.ladder import Phase, Rung
 from repertory.domain.settings import Settings
 from worlds import World, llama_world
 
@@ -79,6 +79,28 @@ def test_of_those_that_run_side_by_side_one_is_held_against_who_is_a_class_above
     replica = play.state.replicas[play.where[names[0]]]
     claimant, step = play.state.models["b"], Step(play.now_ns)
     assert len(_held_against(play.state, step, claimant, replica)) == many
+    play.end()
+
+
+def test_what_soon_ends_is_not_spared_while_its_replica_takes_in_others(play: Play) -> None:
+    """For the minimum residency at the most, if it has work for so long."""
+    name = running(play, output=200)
+    for _ in range(40):
+        play.ask("a", 50, 200, BATCH)
+        play.load_all()
+    state, replica = play.state, play.state.replicas[play.where[name]]
+    play.ask("b", 50, 4)
+    min_s = state.settings.min_residency_s
+    for passed_s in (0.0, 0.3 * min_s, 0.6 * min_s):
+        play.pass_s(passed_s - play.now_ns / 1e9)
+        step = Step(play.now_ns)
+        longest_s = max(one.left_s for one in _stakes(state, step, replica))
+        replica.phase = Phase.OPEN
+        (one,) = _held_against(state, step, state.models["b"], replica)
+        assert one.left_s - longest_s == pytest.approx(min_s - passed_s)
+        replica.phase = Phase.DRAINING
+        (one,) = _held_against(state, step, state.models["b"], replica)
+        assert one.left_s == longest_s, "its turn is over"
     play.end()
 
 

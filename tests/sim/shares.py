@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from repertory.core.controller import Controller
-from repertory.domain.actions import Load
+from repertory.domain.actions import Dispatch, Load
 from repertory.domain.decisions import Decision
 from repertory.domain.events import Arrived, Event, Finished, FirstToken, Preempted, TransitionDone
 from repertory.domain.requests import Outcome, Request
@@ -27,6 +27,10 @@ class Played:
     ended_s: dict[str, float] = field(default_factory=dict)
     outcomes: dict[str, list[Outcome]] = field(default_factory=lambda: defaultdict(list))
     stops: Counter[str] = field(default_factory=Counter)
+    unpaid: Counter[str] = field(default_factory=Counter)
+    """Stops of runs that had not gone on for longer than they took to begin."""
+    began_ns: dict[str, int] = field(default_factory=dict)
+    taken_up_ns: dict[str, int] = field(default_factory=dict)
     loads: int = 0
     moves_s: float = 0.0
     work: list[tuple[float, str, float]] = field(default_factory=list)
@@ -41,6 +45,7 @@ class Played:
                 self.arrived_s[request.id] = at_s
             case FirstToken(request_id=name):
                 self.ttft_s.setdefault(name, at_s - self.arrived_s[name])
+                self.taken_up_ns[name] = event.at_ns
             case Finished(request_id=name, share_ns=share_ns):
                 self.ended_s[name] = at_s
                 self.work.append((at_s, name, share_ns / 1e9))
@@ -48,8 +53,15 @@ class Played:
                 self.moves_s += measured.took_ns / 1e9
             case Preempted(request_id=name, share_ns=share_ns):
                 self.stops[name] += 1
+                up_ns = self.taken_up_ns.pop(name, None)
+                begun_ns = event.at_ns if up_ns is None else up_ns - self.began_ns[name]
+                self.unpaid[name] += up_ns is None or event.at_ns - up_ns <= begun_ns
                 self.work.append((at_s, name, share_ns / 1e9))
-        self.loads += sum(isinstance(action, Load) for action in decision.actions)
+        for action in decision.actions:
+            self.loads += isinstance(action, Load)
+            if isinstance(action, Dispatch):
+                self.began_ns[action.request_id] = event.at_ns
+                self.taken_up_ns.pop(action.request_id, None)
 
     def work_s(self, from_s: float, to_s: float) -> dict[str, float]:
         """By key."""

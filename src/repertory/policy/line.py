@@ -41,7 +41,7 @@ class Place(NamedTuple):
     is_returned: bool = False
     """Its worker died, and with it its slot."""
     stopped: int = 0
-    """How often it made way for others."""
+    """How often it made way for others before its run had paid (`policy.preempt`)."""
     begin_ns: int | None = None
     """By when it must begin for its deadline; None: it has none."""
     served_ns: int = 0

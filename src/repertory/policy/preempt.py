@@ -45,7 +45,7 @@ class Stake:
     weight: float
     """`grown_weight`."""
     left_s: float
-    """What it would go on for."""
+    """What it would go on for, with what its replica takes in meanwhile."""
     resume_s: float
     """To compute again what its KV memory held, and what is computed before it."""
     due_s: float | None = None
