@@ -91,16 +91,19 @@ def test_what_soon_ends_is_not_spared_while_its_replica_takes_in_others(play: Pl
     state, replica = play.state, play.state.replicas[play.where[name]]
     play.ask("b", 50, 4)
     min_s = state.settings.min_residency_s
-    for passed_s in (0.0, 0.3 * min_s, 0.6 * min_s):
-        play.pass_s(passed_s - play.now_ns / 1e9)
-        step = Step(play.now_ns)
-        longest_s = max(one.left_s for one in _stakes(state, step, replica))
-        replica.phase = Phase.OPEN
+    step = Step(play.now_ns)
+    longest_s = max(one.left_s for one in _stakes(state, step, replica))
+
+    def takes_in_s() -> float:
         (one,) = _held_against(state, step, state.models["b"], replica)
-        assert one.left_s - longest_s == pytest.approx(min_s - passed_s)
-        replica.phase = Phase.DRAINING
-        (one,) = _held_against(state, step, state.models["b"], replica)
-        assert one.left_s == longest_s, "its turn is over"
+        return one.left_s - longest_s
+
+    assert takes_in_s() == 0.0, "it makes way already"
+    replica.phase, replica.claimed_by = Phase.OPEN, None
+    assert takes_in_s() == pytest.approx(min_s), "the whole turn is longer"
+    replica.claimed_by, replica.handover_at_ns = "b", play.now_ns + round(0.3e9 * min_s)
+    assert takes_in_s() == pytest.approx(0.3 * min_s), "so much is left of it"
+    replica.phase, replica.handover_at_ns = Phase.DRAINING, play.now_ns
     play.end()
 
 
