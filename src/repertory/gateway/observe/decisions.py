@@ -85,6 +85,7 @@ class DecisionMetrics:
         self.time_ratio = Histograms(catalogue.TIME_RATIO)
         self.memory_ratio = Histograms(catalogue.MEMORY_RATIO)
         self.error = Histograms(catalogue.PREDICTION_ERROR)
+        self.drifts = Counters(catalogue.COST_DRIFTS)
         self.eviction_idle_s = Histograms(catalogue.EVICTION_IDLE_S)
         self.preemptions = Counters(catalogue.PREEMPTIONS)
         self.deadlines = Counters(catalogue.DEADLINES)
@@ -122,6 +123,8 @@ class DecisionMetrics:
         for verdict in decision.verdicts:
             if verdict.measured_s is not None:  # computing, going on, stopping: with hindsight
                 self._compared(verdict.rule, verdict.predicted_s, verdict.measured_s)
+            elif verdict.rule == "drift":
+                self.drifts.of(verdict.subject).add()
         for action in decision.actions:
             match action:
                 case Dispatch(request_id=request_id):
