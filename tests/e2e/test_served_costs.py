@@ -2,9 +2,8 @@
 models that nobody measured, and decides by it.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
-from math import log, sqrt
+from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,10 @@ from repertory.live.profile_files import ProfileFile, read_file, write_file
 from repertory.reports.log_files import decisions
 
 Verdict = dict[str, Any]  # Any: of a decoded log line
+POINTS = replace(FEW, lengths=(50, 300))
+"""A law of prompts takes two lengths."""
 ROOM_FOR_ONE = "330MiB"
+PROMPT = range(5, 105)
 ONE_CORE = """\
 models:
   left: {{path: {models}/left.gguf}}
@@ -46,7 +48,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def measure(source: Path, state: Path, *names: str) -> None:
     """As a person does it, but for fewer points."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("repertory.profiler.plan.points_for", lambda is_quick: FEW)
+        patch.setattr("repertory.profiler.plan.points_for", lambda is_quick: POINTS)
         assert main(["profile", *names, "--source", str(source), "--state-dir", str(state)]) == 0
 
 
@@ -120,7 +122,7 @@ def off(predicted_s: float, measured_s: float) -> float:
 
 
 def ask(server: RunningServer, model: str, max_tokens: int = 24) -> Reader:
-    reader = Reader(server, model, max_tokens, range(5, 105)).join()
+    reader = Reader(server, model, max_tokens, PROMPT).join()
     assert reader.error is None, reader.error
     return reader
 
@@ -133,11 +135,11 @@ def why(server: RunningServer, subject: str) -> str:
 def test_a_machine_slower_than_its_profile_is_noticed_and_then_predicted_as_it_is(
     pair: Path, measured: Path, start: Start, tmp_path: Path
 ) -> None:
-    """Its profile says that loads and steps take a quarter of what they take."""
-    claim(measured, tmp_path / "state", loads=0.25, steps=0.25)
+    """Its profile says that loads and steps take an eighth of what they take."""
+    claim(measured, tmp_path / "state", loads=0.125, steps=0.125)
     server = start(pair)
     for _ in range(4):
-        ask(server, "left")
+        ask(server, "left", max_tokens=64)
         server.wish("left", "unload")
         wait_for(lambda: "left" not in server.loaded())
     page = server.get("/metrics")[1].decode()
@@ -145,8 +147,8 @@ def test_a_machine_slower_than_its_profile_is_noticed_and_then_predicted_as_it_i
     server.stop()
 
     drifts = [one["choice"] for one in verdicts(server, "drift")]
-    assert [one for one in drifts if one.startswith("load takes ")]
-    assert [one for one in drifts if one.startswith("computing takes ")]
+    assert [one for one in drifts if one.startswith("load takes ")], told
+    assert [one for one in drifts if one.startswith("computing takes ")], told
     assert all(f"drift left -> {one}" in told for one in drifts)
     assert f'repertory_cost_drifts_total{{model="left"}} {len(drifts)}.0' in page
     loads = loads_of(server, "left")
@@ -165,39 +167,35 @@ def test_a_machine_slower_than_its_profile_is_noticed_and_then_predicted_as_it_i
 def test_a_model_that_nobody_measured_is_predicted_by_what_another_was(
     models: Path, tmp_path: Path
 ) -> None:
-    """Its computing; on one core, of which the prior knows nothing."""
+    """Its prompts; on one core, of which the prior knows nothing.  Steps of a small model have a
+    fixed part that is carried over by the byte: they are not safely nearer.
+    """
     config = tmp_path / "x.yaml"
     config.write_text(ONE_CORE.format(models=models))
     measure(config, tmp_path / "some", "left")
-    found: dict[str, list[Verdict]] = {}
+    found: dict[str, Verdict] = {}
     for name in ("some", "none"):
         with starting(tmp_path / name) as begin:
-            server = begin(config)
+            server = begin(config, memory="800MiB")
             ask(server, "tall")
-        found[name] = [verdicts(server, rule)[0] for rule in ("prefill", "decode")]
-        assert {one["basis"] for one in found[name]} == {"prior"}, "itself it was never measured"
-    # Of both runs: what takes as long as it takes has nothing to do with what was predicted.
-    took_s = [
-        sqrt(one["measured_s"] * other["measured_s"])
-        for one, other in zip(found["some"], found["none"], strict=True)
-    ]
-    assert wrong(found["some"], took_s) < wrong(found["none"], took_s), (found, took_s)
-
-
-def wrong(said: Sequence[Verdict], took_s: Sequence[float]) -> float:
-    pairs = zip(said, took_s, strict=True)
-    return sum(log(off(one["predicted_s"], seconds)) for one, seconds in pairs)
+        found[name] = verdicts(server, "prefill")[0]
+        assert found[name]["basis"] == "prior", "itself it was never measured"
+    # Of both runs: what it takes has nothing to do with what was predicted.
+    took_s = sqrt(found["some"]["measured_s"] * found["none"]["measured_s"])
+    wrong = {name: off(one["predicted_s"], took_s) for name, one in found.items()}
+    assert wrong["some"] < wrong["none"], found
 
 
 @pytest.mark.timeout(280)
-@pytest.mark.parametrize("loads", [1.0, 200.0])
+@pytest.mark.parametrize("loads", [1.0, 2000.0])
 def test_what_loads_were_measured_to_take_decides_whether_running_work_is_stopped(
     pair: Path, measured: Path, start: Start, tmp_path: Path, loads: float
 ) -> None:
     """The same requests with two profiles: where loads are dear, the batch is let end."""
     claim(measured, tmp_path / "state", loads=loads)
     server = start(pair, memory=ROOM_FOR_ONE)
-    batch = Reader(server, "left", 1200, priority="batch")
+    Reader(server, "left", 1200, PROMPT, priority="batch").join()
+    batch = Reader(server, "left", 1200, PROMPT, priority="batch")  # its length is known by now
     wait_for(lambda: batch.tokens > 50 or batch.error)
     ask(server, "right", max_tokens=4)
     was_stopped = batch.finish is None
