@@ -82,14 +82,19 @@ def offload_world() -> World:
     return World(llama_like(specs), models)
 
 
+def accelerator_world() -> World:
+    """An accelerator and nothing beside it: runs of many short steps, and who waits in them."""
+    specs = (DeviceSpec("gpu0", round(2.6 * GIB), backend="fake"),)
+    return World(llama_like(specs), tuple(model(name) for name in "abcd"))
+
+
 WORLDS: dict[str, Callable[[], World]] = {
     "llama": llama_world,
     "vllm": vllm_world,
     "split": split_world,
+    "offload": offload_world,
+    "accelerator": accelerator_world,
 }
-DIVIDED: dict[str, Callable[[], World]] = {"offload": offload_world}
-"""Where layers may lie in two memories.  Not played live beside the simulator: on an accelerator
-the fake engine tells some ends a frame late, with or without a division."""
 
 
 def workload(world: World, seed: int, requests: int, per_s: float = 2.0) -> list[Event]:

@@ -164,6 +164,24 @@ def test_a_deadline_that_cannot_be_met_is_refused_and_leads_to_nothing(play: Pla
     play.end()
 
 
+def _refusals(play: Play) -> list[str]:
+    said = [one for decision in play.decisions for one in decision.verdicts if one.rule == "admit"]
+    return [one.basis for one in said]
+
+
+def test_a_refusal_says_what_its_prediction_rests_on(play: Play) -> None:
+    """A prior, until all that its seconds are made of was seen of this very model."""
+    play.want(Request("", "a", 50, 4), 0.0)
+    assert _refusals(play) == ["prior"]
+    name = play.ask("a", 50, 4)
+    play.load_all()
+    play.first_token(name)
+    play.finish(name)
+    play.want(Request("", "a", 50, 4), 0.0)
+    assert _refusals(play) == ["prior", "measured"]
+    play.end()
+
+
 def test_a_deadline_ends_a_turn_early_where_waiting_for_its_end_would_miss_it(play: Play) -> None:
     """An equal weight alone waits for the end of a turn."""
     other = fill(play, output=LONG)

@@ -238,3 +238,25 @@ def test_a_worker_that_dies_leaves_nobody_short(play: Play) -> None:
     assert list(play.state.short) == ["a"]
     play.die()
     assert not play.state.short, "it lacks everything"
+
+
+def test_while_longer_slots_come_no_more_run_than_both_shapes_hold() -> None:
+    """A long head may have fewer slots of more cells; what came meanwhile was sent to slots that
+    the new shape does not have.
+    """
+    world = llama_world(memory_gib=1500 / 1024)
+    play = Play(World(world.node, (model("a"),), SETTINGS))
+    running = [play.ask("a", 100, 100) for _ in range(8)]
+    play.load_all()
+    assert sorted(play.where) == running
+    for name in running[:4]:
+        play.finish(name)
+    play.ask("a", 1500, 100)
+    (move,) = play.pending.values()
+    assert isinstance(move, Resize)
+    assert move.kv == KvShape(5, 2048)
+    later = [play.ask("a", 100, 100) for _ in range(3)]
+    assert sorted(play.where) == [*running[4:], later[0]]
+    play.load_all()
+    assert len(play.where) == 5
+    play.end()

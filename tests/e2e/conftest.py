@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from serving import FOUR, RunningServer, Start, starting
 
+from few import FEW
 from repertory.engines.gguf.make import make_model
 
 
@@ -39,3 +40,9 @@ def server(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """One server of three tiny models for all tests of a module that leave it as it was."""
     with starting(tmp_path_factory.mktemp("server") / "state") as begin:
         yield begin(tiny_models)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`repertory profile` measures in seconds."""
+    monkeypatch.setattr("repertory.profiler.plan.points_for", lambda is_quick: FEW)

@@ -21,6 +21,7 @@ class Reader:
         model: str,
         max_tokens: int = 3000,
         prompt: Sequence[int] = (5, 6, 7),
+        priority: str = "interactive",
     ) -> None:
         self.tokens = 0
         self.text = ""
@@ -28,7 +29,9 @@ class Reader:
         self.error: Exception | None = None
         self._server = server
         self._model = model
-        self._wishes = {**LONG, "max_tokens": max_tokens, "prompt": list(prompt)}
+        extra = {**LONG["extra_body"], "priority": priority}
+        wishes = {"max_tokens": max_tokens, "prompt": list(prompt), "extra_body": extra}
+        self._wishes = {**LONG, **wishes}
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 

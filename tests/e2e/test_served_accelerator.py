@@ -1,5 +1,6 @@
 """A model on an accelerator and in main memory at once, and what remains when the device dies."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,24 @@ def test_layers_are_divided_and_both_budgets_kept(
         assert 0 < int(words[1].removeprefix("(")) < 8
         for one in server.ps()["devices"]:
             assert 0 < one["charged_bytes"] <= one["peak_charged_bytes"] <= one["budget_bytes"]
+        layers = words[1].removeprefix("(")
+        _check_told(server.repertory("why", "big", "--state-dir", str(server.state_dir)), layers)
+        page = server.get("/metrics")[1].decode()
+        assert 0.9 < _value(page, 'prediction_memory_ratio_sum{edge="load"}') < 1.1
+
+
+def _check_told(told: str, layers: str) -> None:
+    """Some layers there, fewer of them, none: each with its seconds and bytes; and what came."""
+    takes = r" +[0-9.]+ m?s +[0-9.]+ m?s +[0-9.]+ MiB"
+    assert re.search(rf"\* free memory on RPC0, \w+, {layers} layers, \S+{takes}", told), told
+    assert len(re.findall(rf"free memory on RPC0, \w+, \d+ layers, \S+{takes}", told)) > 1, told
+    assert re.search(rf"  free memory on cpu0, \w+, \S+{takes}", told), told
+
+
+def _value(page: str, series: str) -> float:
+    found = re.search(re.escape(f"repertory_{series} ") + r"(\S+)", page)
+    assert found, series
+    return float(found[1])
 
 
 def test_streams_outlive_the_device(start: Start, model: Path, tmp_path: Path) -> None:

@@ -10,34 +10,10 @@ import pytest
 from serving import starting, wait_for
 
 from repertory.cli import main
-from repertory.engines.gguf.make import make_model
 from repertory.live.profile_files import ProfileFile, read_file
-from repertory.profiler.plan import Points
 from repertory.reports.log_files import decisions
 
 Output = pytest.CaptureFixture[str]
-FEW = Points(
-    lengths=(50,),
-    shares_percent=(100,),
-    interruptions=(200,),
-    batches=((1, 64), (2, 64)),
-    kv_tokens=(256,),
-    contexts=((1, 256),),
-    resizes=((256, 512),),
-)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    make_model(folder / "one.gguf", size="tiny", weights="q4_0", seed=1)
-    make_model(folder / "two.gguf", size="tiny", seed=2)
-    return folder
-
-
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("repertory.profiler.plan.points_for", lambda is_quick: FEW)
 
 
 def only(folder: Path) -> ProfileFile:
@@ -48,10 +24,10 @@ def only(folder: Path) -> ProfileFile:
 
 
 def test_killed_in_the_middle_it_goes_on_and_then_measures_nothing(
-    models: Path, few: None, tmp_path: Path, capsys: Output
+    two_tiny: Path, few: None, tmp_path: Path, capsys: Output
 ) -> None:
     state = tmp_path / "state"
-    command = ["profile", "one", "--quick", "--source", str(models), "--state-dir", str(state)]
+    command = ["profile", "one", "--quick", "--source", str(two_tiny), "--state-dir", str(state)]
     process = subprocess.Popen(
         [sys.executable, "-m", "repertory", *command], stderr=subprocess.DEVNULL
     )
@@ -92,7 +68,7 @@ def test_killed_in_the_middle_it_goes_on_and_then_measures_nothing(
     assert "repacked" in capsys.readouterr().out
 
     with starting(state) as begin:  # and a server begins with what was measured
-        server = begin(models)
+        server = begin(two_tiny)
         server.wait_ready()
         server.stop()
     kinds = [decision["event"]["kind"] for decision in decisions(server.log_files())]

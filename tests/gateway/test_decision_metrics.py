@@ -220,6 +220,21 @@ def test_preemptions_and_resumes_are_counted_and_the_first_token_is_the_first() 
     assert 'repertory_resumes_total{model="writer"} 2.0' in page
 
 
+def test_bytes_of_a_divided_model_are_those_of_both_memories() -> None:
+    """A prediction is of all of them; the device's alone would be half of it."""
+    page = page_after(BRING_UP, done(1, 1.0, weights_bytes=40, rest_weights_bytes=60))
+    whole = page_after(BRING_UP, done(1, 1.0, weights_bytes=100))
+    series = 'repertory_prediction_memory_ratio_sum{edge="load"}'
+    (both,) = [one for one in page.splitlines() if one.startswith(series)]
+    assert both in whole.splitlines()
+
+
+def test_a_drift_is_counted_by_its_model() -> None:
+    said = Verdict("drift", "coder", "load takes 4 times what its law says from now on", "")
+    page = page_after(*(decision(Timer(at, "t"), (), (said,)) for at in (0, SECOND)))
+    assert 'repertory_cost_drifts_total{model="coder"} 2.0' in page
+
+
 def test_a_request_has_a_story_until_its_outcome() -> None:
     arrived = decision(Arrived(SECOND, Request("r1", "coder", 7, 9)))
     dispatched = decision(Timer(4 * SECOND, "t"), (Dispatch("r1", "coder/0", "local"),))
@@ -444,6 +459,9 @@ def full_page() -> str:
                 Timer(SECOND, "t"),
                 (Unload(9, "writer/0", "writer", "local"),),
                 (Verdict("evict", "writer", "", "makes room for coder", (), (9,), 1.0, 1),),
+            ),
+            decision(
+                Timer(SECOND, "t"), (), (Verdict("drift", "writer", "load takes 2 times", ""),)
             ),
         ):
             listener(each)

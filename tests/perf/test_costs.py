@@ -175,6 +175,38 @@ def test_three_in_a_row_beyond_chance_are_a_drift_and_the_newest_is_taken_as_if_
     assert learn(third, 2.1, 1.0).has_drifted is False, "it is said once"
 
 
+def test_a_machine_that_became_slower_than_its_profile_is_a_drift_from_the_profile() -> None:
+    """The first one corrects the prediction at once; that it was no outlier, the third one says."""
+    first = learn(None, 4.0, 1.0, 0.05)
+    assert (first.value, first.run, first.has_drifted) == (4.0, 1, False)
+    second = learn(first, 4.2, 1.0, 0.05)
+    assert not second.has_drifted
+    third = learn(second, 4.1, 1.0, 0.05)
+    assert third == Ratio(4.1, 1, has_drifted=True)
+    assert not learn(third, 4.0, 1.0, 0.05).has_drifted, "it is said once"
+
+
+def test_a_drift_is_taken_whole_also_where_one_reading_was_far_off() -> None:
+    """A first load in a worker reads the vocabulary, too: what comes after it is a tenth of it."""
+    ratio: Ratio | None = None
+    for measured_s in (100.0, 4.0, 4.1):
+        ratio = learn(ratio, measured_s, 1.0, 0.05)
+    assert ratio == Ratio(4.1, 1, has_drifted=True)
+
+
+def test_what_a_profile_explains_is_no_drift_and_a_prior_explains_everything() -> None:
+    ratio: Ratio | None = None
+    for measured_s in (1.2, 1.2, 1.2, 1.2):
+        ratio = learn(ratio, measured_s, 1.0, 0.05)
+        assert not ratio.has_drifted
+    lone = learn(learn(None, 7.0, 1.0, 0.05), 1.0, 1.0, 0.05)
+    assert (lone.run, lone.has_drifted) == (0, False)
+    ratio = None
+    for measured_s in (4.0, 4.2, 4.1, 4.0):
+        ratio = learn(ratio, measured_s, 1.0)
+        assert not ratio.has_drifted
+
+
 def test_outliers_of_both_sides_or_with_others_between_them_are_no_drift() -> None:
     ratio = Ratio(1.0, 9, 0.05)
     for measured_s in (3.0, 3.0, 1.0, 3.0, 0.3, 3.0, 3.0, 1.0):

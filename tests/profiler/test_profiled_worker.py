@@ -11,46 +11,28 @@ import pytest
 from running import running_engine, spec_of
 
 from accelerating import rpc_server
+from few import FEW
 from repertory.config import Flags, read_environment, read_memory, serve_config
 from repertory.config.serve import Found
 from repertory.domain.errors import ConfigError, WorkerGone
 from repertory.domain.ladder import Rung
 from repertory.domain.readings import Identity
-from repertory.engines.gguf.make import make_model
 from repertory.live.catalogue import Catalogue
 from repertory.live.options import ServeConfig
 from repertory.live.profile_files import ProfileFile
 from repertory.profiler.campaign import begun
-from repertory.profiler.plan import Points, items_for
+from repertory.profiler.plan import items_for
 from repertory.profiler.stand import opened
 from repertory.profiler.subjects import Place, Subject
 from repertory.profiler.worker import open_stand, profiler_config, subject_of
 from worlds import GIB, MIB
 
-FEW = Points(
-    lengths=(50,),
-    shares_percent=(0, 50, 100),
-    interruptions=(200,),
-    batches=((1, 64), (2, 64)),
-    kv_tokens=(256,),
-    contexts=((1, 256),),
-    resizes=((256, 512),),
-)
 
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    make_model(folder / "one.gguf", size="tiny", weights="q4_0", seed=1)
-    make_model(folder / "two.gguf", size="tiny", seed=2)
-    return folder
-
-
-def test_layers_on_an_accelerator(models: Path, tmp_path: Path) -> None:
+def test_layers_on_an_accelerator(two_tiny: Path, tmp_path: Path) -> None:
     """Any k of n layers, and none; a loopback RPC server stands in for a card."""
 
     async def run(endpoint: str) -> ProfileFile:
-        spec = spec_of(models / "two.gguf")
+        spec = spec_of(two_tiny / "two.gguf")
         subject = Subject(spec, 1024)
         async with running_engine("--rpc", endpoint) as engine:
             node = await engine.probe()
@@ -79,9 +61,9 @@ def test_layers_on_an_accelerator(models: Path, tmp_path: Path) -> None:
     assert all(min(one.seconds) > 0.0 for one in card.steps)
 
 
-def config_of(models: Path, state: Path, memory_bytes: int) -> ServeConfig:
+def config_of(two_tiny: Path, state: Path, memory_bytes: int) -> ServeConfig:
     return serve_config(
-        models / "one.gguf",
+        two_tiny / "one.gguf",
         Flags(memory_bytes=memory_bytes, state_dir=state),
         read_environment({}),
         read_memory(),
@@ -94,14 +76,14 @@ def subjects_of(config: ServeConfig) -> list[Subject]:
     return [subject_of(offer) for offer in look.offers.values()]
 
 
-def test_the_head_is_found_in_the_file(models: Path, tmp_path: Path) -> None:
-    (subject,) = subjects_of(config_of(models, tmp_path, GIB))
+def test_the_head_is_found_in_the_file(two_tiny: Path, tmp_path: Path) -> None:
+    (subject,) = subjects_of(config_of(two_tiny, tmp_path, GIB))
     assert 0 < subject.spec.head_bytes < subject.spec.weights_bytes
 
 
-def test_a_worker_that_dies_ends_the_run_with_its_reason(models: Path, tmp_path: Path) -> None:
+def test_a_worker_that_dies_ends_the_run_with_its_reason(two_tiny: Path, tmp_path: Path) -> None:
     async def run() -> None:
-        config = config_of(models, tmp_path, GIB)
+        config = config_of(two_tiny, tmp_path, GIB)
         subjects = subjects_of(config)
         async with open_stand(profiler_config(config, subjects, FEW), subjects) as stand:
             place = Place(stand.node.devices[0])
@@ -117,9 +99,9 @@ def test_a_worker_that_dies_ends_the_run_with_its_reason(models: Path, tmp_path:
         asyncio.run(run())
 
 
-def test_too_little_memory_is_refused_with_the_arithmetic(models: Path, tmp_path: Path) -> None:
+def test_too_little_memory_is_refused_with_the_arithmetic(two_tiny: Path, tmp_path: Path) -> None:
     async def run() -> None:
-        config = config_of(models, tmp_path, 100 * MIB)
+        config = config_of(two_tiny, tmp_path, 100 * MIB)
         subjects = subjects_of(config)
         async with open_stand(profiler_config(config, subjects, FEW), subjects):
             pytest.fail("it must not come up")
@@ -128,9 +110,9 @@ def test_too_little_memory_is_refused_with_the_arithmetic(models: Path, tmp_path
         asyncio.run(run())
 
 
-def test_two_at_once_are_refused(models: Path, tmp_path: Path) -> None:
+def test_two_at_once_are_refused(two_tiny: Path, tmp_path: Path) -> None:
     async def run() -> None:
-        config = config_of(models, tmp_path, GIB)
+        config = config_of(two_tiny, tmp_path, GIB)
         subjects = subjects_of(config)
         config = profiler_config(config, subjects, FEW)
         async with open_stand(config, subjects), open_stand(config, subjects):

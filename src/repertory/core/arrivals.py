@@ -1,6 +1,9 @@
 """Requests come, move on and end."""
 
+from dataclasses import replace
+
 from repertory.core.comparing import compare_generation, compare_resume, take_up
+from repertory.core.costbook import RESUME_KEYS
 from repertory.core.landing import say_drift
 from repertory.core.queueing import ahead_share, enqueue
 from repertory.core.serving import end_trial, settle
@@ -13,6 +16,8 @@ from repertory.domain.ladder import RequestStep, Rung
 from repertory.domain.requests import Fault, Outcome, OutcomeKind, Request
 from repertory.domain.specs import Placement
 from repertory.perf.bytes import shape_for
+from repertory.perf.costs import weakest
+from repertory.perf.profiles import ACTIVATE, DECODE_KEYS, LOAD_KEYS, PREFILL_KEYS
 from repertory.policy.admit import Backlog, admit, in_time
 
 __all__ = [
@@ -45,7 +50,7 @@ def take_arrived(state: State, step: Step, event: Arrived) -> None:
         return
     verdict = _too_late(state, step, model, request)
     if verdict is not None:
-        step.verdicts.append(verdict)
+        step.verdicts.append(replace(verdict, basis=_first_basis(state, model)))
         step.actions.append(Settle(_refused(request, 504, verdict.why)))
         return
     if model.queue or not any(one.is_open for one in model.replicas.values()):
@@ -54,7 +59,7 @@ def take_arrived(state: State, step: Step, event: Arrived) -> None:
         settings = state.settings
         verdict = admit(request.id, backlog, settings.max_waiting, settings.max_queue_s)
         if verdict is not None:
-            step.verdicts.append(verdict)
+            step.verdicts.append(replace(verdict, basis=_wait_basis(state, model)))
             step.actions.append(Settle(_refused(request, 429, verdict.why, verdict.predicted_s)))
             return
     model.rate.count(step.at_ns)
@@ -95,7 +100,8 @@ def _learn_resume(state: State, step: Step, record: RequestRecord, reused: int) 
         predicted_s = costs.resume_s(
             spec, where, *tokens, one_by_one=one_by_one, ahead_s=record.ahead_s
         )
-        compare_resume(step, record, predicted_s, reused)
+        basis = costs.basis(spec, where, RESUME_KEYS[where.form])
+        compare_resume(step, record, predicted_s, basis, reused)
         took_s = (step.at_ns - record.dispatched_ns) / 1e9
         learned = costs.observe_resume(
             spec, where, tokens, took_s, one_by_one=one_by_one, ahead_s=record.ahead_s
@@ -250,6 +256,31 @@ def _first_token_s(state: State, model: ModelState, request: Request) -> float:
         shape = shape_for(model.spec, 1, request.cells)
         return prompt_s + state.costs.activate_s(model.spec, usual_placement(state, model), shape)
     return prompt_s + model.switch_ns / 1e9
+
+
+def _first_basis(state: State, model: ModelState) -> str:
+    """Of `_first_token_s`: of its prompt, and of the way up that there still is."""
+    spec, where, costs = model.spec, usual_placement(state, model), state.costs
+    found = [costs.basis(spec, where, PREFILL_KEYS[where.form])]
+    if not any(one.rung is Rung.SERVING for one in model.replicas.values()):
+        found.append(costs.basis(spec, where, ACTIVATE))
+        is_under_way = any(
+            one.transition is not None or one.rung is Rung.DEVICE for one in model.replicas.values()
+        )
+        if not is_under_way:
+            source = Rung.HOST if model.replicas else Rung.DISK
+            found.append(costs.basis(spec, where, LOAD_KEYS[where.form, source]))
+    return weakest(*found)
+
+
+def _wait_basis(state: State, model: ModelState) -> str:
+    """Of `_predicted_wait_s`: the decode steps of all that waits, which are most of it."""
+    waiting = [one for one in state.models.values() if one.queue] or [model]
+    found = []
+    for one in waiting:
+        where = usual_placement(state, one)
+        found.append(state.costs.basis(one.spec, where, DECODE_KEYS[where.form]))
+    return weakest(*found)
 
 
 def _predicted_wait_s(state: State, model: ModelState) -> float:

@@ -4,9 +4,12 @@ Each comparison is one verdict with both figures, said when the measured one is 
 why` and the metrics read it; moves are compared by their action's id instead.
 """
 
+from dataclasses import replace
+
 from repertory.core.state import Pause, ReplicaState, RequestRecord, State, Step
 from repertory.domain.decisions import Verdict
 from repertory.domain.events import Finished
+from repertory.perf.profiles import DECODE_KEYS, PREFILL_KEYS
 
 __all__ = [
     "begin_pause",
@@ -26,22 +29,27 @@ def compare_generation(
     spec, where, costs = replica.spec, replica.placement, state.costs
     computed = record.request.prompt_tokens - event.reused_tokens
     if computed > 0 and event.prefill_ns:
-        predicted_s = costs.work_s(spec, where, computed, 0)
-        tokens = f"{computed} tokens"
-        _compare(step, "prefill", event.request_id, tokens, predicted_s, event.prefill_ns / 1e9)
+        basis = costs.basis(spec, where, PREFILL_KEYS[where.form])
+        said = Verdict("prefill", event.request_id, f"{computed} tokens", "", basis=basis)
+        _compare(step, said, costs.work_s(spec, where, computed, 0), event.prefill_ns / 1e9)
     steps = event.output_tokens - 1
     if steps > 0 and event.decode_ns:
         batch = max(1, (record.company + len(replica.running)) // 2)
         step_s = costs.step_s(spec, where, batch, batch * (computed + steps / 2))
-        said = f"{steps} steps among {batch}"
-        _compare(step, "decode", event.request_id, said, steps * step_s, event.decode_ns / 1e9)
+        basis = costs.basis(spec, where, DECODE_KEYS[where.form])
+        how = f"{steps} steps among {batch}"
+        said = Verdict("decode", event.request_id, how, "", basis=basis)
+        _compare(step, said, steps * step_s, event.decode_ns / 1e9)
 
 
-def compare_resume(step: Step, record: RequestRecord, predicted_s: float, reused: int) -> None:
+def compare_resume(
+    step: Step, record: RequestRecord, predicted_s: float, basis: str, reused: int
+) -> None:
     """From its dispatch to its next token; which way its cells came back the worker alone knows."""
     way = f"{reused} tokens before it were found" if reused else "by replay"
     measured_s = (step.at_ns - record.dispatched_ns) / 1e9
-    _compare(step, "resume", record.request.id, way, predicted_s, measured_s)
+    said = Verdict("resume", record.request.id, way, "", basis=basis)
+    _compare(step, said, predicted_s, measured_s)
 
 
 def begin_pause(state: State, step: Step, claimant: str, replica: ReplicaState) -> Pause:
@@ -125,8 +133,5 @@ def _say_penalty(step: Step, pause: Pause) -> None:
     )
 
 
-def _compare(
-    step: Step, kind: str, request_id: str, said: str, predicted_s: float, measured_s: float
-) -> None:
-    verdict = Verdict(kind, request_id, said, "", predicted_s=predicted_s, measured_s=measured_s)
-    step.verdicts.append(verdict)
+def _compare(step: Step, said: Verdict, predicted_s: float, measured_s: float) -> None:
+    step.verdicts.append(replace(said, predicted_s=predicted_s, measured_s=measured_s))

@@ -19,11 +19,11 @@ from repertory.perf.profiles import (
     prior_profile,
 )
 
-__all__ = ["CostBook", "ProfileSource"]
+__all__ = ["RESUME_KEYS", "CostBook", "ProfileSource"]
 
 ProfileSource = Callable[[ModelSpec, DeviceSpec], Profile]
 
-_RESUME_KEYS: dict[WeightsForm, Key] = {form: ("resume", form.value) for form in WeightsForm}
+RESUME_KEYS: dict[WeightsForm, Key] = {form: ("resume", form.value) for form in WeightsForm}
 _TRUST = 0.5
 """Weight of the newest load: two from the disk in a row are a page cache that does not hold it."""
 _NOWHERE = DeviceSpec("", 0)
@@ -164,6 +164,10 @@ class CostBook:
         law_s = self._profile(spec, where).decode_s(where.form, batch, context_tokens, share)
         return law_s * self._ratio(spec, where, DECODE_KEYS[where.form])
 
+    def basis(self, spec: ModelSpec, where: Placement, key: Key) -> str:
+        """What seconds of that kind rest on, where they are asked for without saying so."""
+        return self._predict(spec, where, key, 1.0).basis
+
     def resume_s(
         self,
         spec: ModelSpec,
@@ -184,7 +188,7 @@ class CostBook:
         is learned from the resumes there were.
         """
         law_s = ahead_s + self.replay_s(spec, where, prompt, made, one_by_one=one_by_one)
-        return law_s * self._ratio(spec, where, _RESUME_KEYS[where.form])
+        return law_s * self._ratio(spec, where, RESUME_KEYS[where.form])
 
     def observe_resume(
         self,
@@ -198,7 +202,7 @@ class CostBook:
     ) -> Ratio:
         """`tokens`: of the prompt, and made before it was stopped; `ahead_s` as in `resume_s`."""
         law_s = ahead_s + self.replay_s(spec, where, *tokens, one_by_one=one_by_one)
-        return self._learn(spec, where, _RESUME_KEYS[where.form], measured_s, law_s)
+        return self._learn(spec, where, RESUME_KEYS[where.form], measured_s, law_s)
 
     def observe_load(
         self,
@@ -335,9 +339,9 @@ class CostBook:
     def _learn(
         self, spec: ModelSpec, where: Placement, key: Key, measured_s: float, law_s: float
     ) -> Ratio:
-        own = (spec.name, _first(where), key)
-        self._own[own] = learned = learn(self._own.get(own), measured_s, law_s)
-        if key not in self._profile(spec, where).errors:
+        own, error = (spec.name, _first(where), key), self._profile(spec, where).errors.get(key)
+        self._own[own] = learned = learn(self._own.get(own), measured_s, law_s, error)
+        if error is None:
             others = (self._backend(where), key)
             self._others[others] = learn(self._others.get(others), measured_s, law_s)
         return learned

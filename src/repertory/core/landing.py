@@ -105,7 +105,7 @@ def say_drift(step: Step, model: str, kind: str, learned: Ratio) -> None:
     """What was learned of a model's costs does not hold any more; `why` and the metrics hear it."""
     if learned.has_drifted:
         why = "several in a row deviate to one side by more than chance explains"
-        choice = f"{kind} takes {learned.value:.3g} of what its law says from now on"
+        choice = f"{kind} takes {learned.value:.3g} times what its law says from now on"
         step.verdicts.append(Verdict("drift", model, choice, why))
 
 

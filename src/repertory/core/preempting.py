@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import islice
 
 from repertory.core.comparing import begin_pause
+from repertory.core.costbook import RESUME_KEYS
 from repertory.core.ledger import Charge
 from repertory.core.queueing import dues_of, heaviest, in_line, requeue
 from repertory.core.serving import leave_replica, lose, switch_basis
@@ -99,7 +100,9 @@ def press_own(state: State, step: Step, model: ModelState) -> None:
             f"all slots of {replica.id} are taken, the first would be free in "
             f"{stop.drain_s:.3g} s; a resume takes {stop.penalty_s:.3g} s"
         )
-        step.verdicts.append(_verdict(stop, model.spec.name, who, why, None))
+        basis = _own_basis(state, replica)
+        said = _verdict(stop, model.spec.name, who, why, None)
+        step.verdicts.append(replace(said, basis=basis))
 
 
 def _lightest(model: ModelState, head: RequestRecord) -> tuple[ReplicaState, RequestRecord] | None:
@@ -150,6 +153,12 @@ def _weigh_own(
     dues = () if head.due_ns is None else (Due(head.request.weight, head.due_ns - step.at_ns),)
     stake = replace(own, left_s=min(own.left_s, gap_s))
     return worth_stopping(weight, [stake], 0.0, head.work_ns / 1e9, 0.0, dues)
+
+
+def _own_basis(state: State, replica: ReplicaState) -> str:
+    """There is no switch to pay: the resume is the whole of the penalty."""
+    where = replica.placement
+    return state.costs.basis(replica.spec, where, RESUME_KEYS[where.form])
 
 
 def take_preempted(state: State, step: Step, event: Preempted) -> None:
@@ -369,6 +378,5 @@ def _verdict(found: Stop, model: str, choice: str, why: str, cause: Cause | None
         why=why,
         options=_options(found),
         predicted_s=found.penalty_s,
-        basis="prior",
         cause=cause,
     )

@@ -56,7 +56,7 @@ def serve(state: State, step: Step, model: ModelState) -> None:
     if not open_replicas:
         return
     waiting = islice(in_line(state, model, step.at_ns), _LOOK_AHEAD)
-    while free := [one for one in open_replicas if one.kv and len(one.running) < one.kv.sequences]:
+    while free := [one for one in open_replicas if len(one.running) < one.slots]:
         record = next(waiting, None)
         if record is None:
             break
@@ -100,7 +100,7 @@ def _is_held_back(
     return head is not None and any(
         not _may_start(state, head, one)
         and one.kv is not None
-        and len(one.running) < one.kv.sequences
+        and len(one.running) < one.slots
         and head.request.cells <= one.kv.cells
         for one in open_replicas
     )

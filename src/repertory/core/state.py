@@ -179,6 +179,17 @@ class ReplicaState:
             and self.retiring is None
         )
 
+    @property
+    def slots(self) -> int:
+        """How many generations may run on it; under a resize, what both shapes hold: longer slots
+        may be fewer, and what is sent meanwhile must find one.
+        """
+        if self.kv is None:
+            return 0
+        if isinstance(self.transition, Resize):
+            return min(self.kv.sequences, self.transition.kv.sequences)
+        return self.kv.sequences
+
     def retire(self, release: Release, cause: Cause) -> None:
         """Down so far as soon as it is idle; what was decided before stands, unless it is less."""
         if self.retiring is None or release is Release.GONE:

@@ -133,6 +133,7 @@ class NodeModel:
         lane = loop.lanes[replica_id]
         assert lane.size < lane.kv.sequences, f"{replica_id} has no free sequence"
         assert job.prompt_tokens + job.output_tokens <= lane.kv.cells
+        loop.catch_up(at_ns)  # the newcomer begins where the others are now, not when last seen
         _enter(loop, lane)
         lane.put(Running(job, job.prompt_tokens, job.output_tokens))
         self._where[job.id] = replica_id

@@ -88,7 +88,7 @@ class Metrics:
             *(self.requests, self.prompt_tokens, self.cached_tokens, self.output_tokens),
             *(self.ttft_s, self.inter_token_s, self.queue_wait_s, self._denied, self._limited),
             *(moves.transitions, moves.failures, moves.seconds, moves.predicted_s),
-            *(moves.measured_s, moves.time_ratio, moves.memory_ratio, moves.error),
+            *(moves.measured_s, moves.time_ratio, moves.memory_ratio, moves.error, moves.drifts),
             *(
                 moves.eviction_idle_s,
                 moves.worker_losses,

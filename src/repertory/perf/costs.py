@@ -6,11 +6,20 @@ at least one real transition of it; a ratio learned from *other* models improves
 never makes it an observation.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from repertory.perf.profiles import PRIOR_ERROR
 
-__all__ = ["Estimated", "Observed", "Prediction", "Profiled", "Ratio", "learn", "predict"]
+__all__ = [
+    "Estimated",
+    "Observed",
+    "Prediction",
+    "Profiled",
+    "Ratio",
+    "learn",
+    "predict",
+    "weakest",
+]
 
 _SMOOTHING = 0.3
 """Weight of the newest observation: three agreeing ones outvote an outlier of the noisy kind that
@@ -56,6 +65,7 @@ class Observed:
 
 
 Prediction = Estimated | Profiled | Observed
+_CERTAINTY = (Estimated.basis, Profiled.basis, Observed.basis)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,29 +84,46 @@ class Ratio:
     """The newest observation made the run too long for chance."""
 
 
-def learn(old: Ratio | None, measured_s: float, law_s: float) -> Ratio:
+def learn(
+    old: Ratio | None, measured_s: float, law_s: float, profiled_error: float | None = None
+) -> Ratio:
     """Blend one measurement into a ratio.
 
-    1. The first one is taken as it is.
+    1. The first one is taken as it is; where the law was fitted to readings of this model
+       (`profiled_error`), it may be the first of a drift away from them.
     2. Later ones are blended, none moves it by more than a factor of eight.
     3. Three in a row that deviate to one side by more than three times the usual deviation, and by
        a quarter at least, are a drift: the newest is taken as if it were the first.
     """
-    seen = measured_s / max(law_s, 1e-9)
+    newest = min(max(measured_s / max(law_s, 1e-9), 1e-3), 1e3)
     if old is None:
-        return Ratio(min(max(seen, 1e-3), 1e3), 1)
-    seen = min(max(seen, old.value / _CLIP), old.value * _CLIP)
+        first = Ratio(newest, 1)
+        if profiled_error is None or not _is_beyond(first.value - 1.0, profiled_error):
+            return first
+        side = 1 if first.value > 1.0 else -1
+        return replace(first, error=profiled_error, run=side, before=1.0)
+    seen = min(max(newest, old.value / _CLIP), old.value * _CLIP)
     before = old.before if old.run else old.value
     deviation = seen / before - 1.0
     value = old.value + _SMOOTHING * (seen - old.value)
-    if abs(deviation) <= max(_DRIFT_LEAST, _DRIFT_ERRORS * old.error):
+    if not _is_beyond(deviation, old.error):
         error = old.error + _SMOOTHING * (abs(seen / old.value - 1.0) - old.error)
         return Ratio(value, old.samples + 1, error)
     side = 1 if deviation > 0 else -1
     run = old.run + side if old.run * side > 0 else side
     if abs(run) >= _DRIFT_RUN:
-        return Ratio(seen, 1, has_drifted=True)
+        return Ratio(newest, 1, has_drifted=True)
     return Ratio(value, old.samples + 1, old.error, run, before)
+
+
+def _is_beyond(deviation: float, error: float) -> bool:
+    """What an error does not explain."""
+    return abs(deviation) > max(_DRIFT_LEAST, _DRIFT_ERRORS * error)
+
+
+def weakest(*bases: str) -> str:
+    """Of a sum: what its parts rest on, the least certain of them."""
+    return min(bases, key=_CERTAINTY.index)
 
 
 def predict(

@@ -67,7 +67,6 @@ def in_time(request_id: str, left_s: float, first_s: float) -> Verdict | None:
         why=why,
         options=(Option("before everybody else", first_s + MISS_PENALTY_S, first_s, 0),),
         predicted_s=first_s,
-        basis="prior",
     )
 
 
@@ -79,5 +78,4 @@ def _refusal(request_id: str, backlog: Backlog, retry_s: float, why: str) -> Ver
         why=why,
         options=(Option("queue", backlog.wait_s, backlog.wait_s, 0),),
         predicted_s=max(1.0, retry_s),
-        basis="prior",
     )

@@ -233,11 +233,12 @@ def _move(action: _Record) -> Move:
 _SENT = {"Dispatch": "sent to", "Cancel": "cancelled on", "Preempt": "stopped for others on"}
 _BROUGHT = {
     "stage": ("weights_bytes",),
-    "load": ("weights_bytes",),
-    "activate": ("kv_bytes", "buffers_bytes"),
-    "resize": ("kv_bytes",),
+    "load": ("weights_bytes", "rest_weights_bytes"),
+    "activate": ("kv_bytes", "buffers_bytes", "rest_kv_bytes", "rest_buffers_bytes"),
+    "resize": ("kv_bytes", "rest_kv_bytes"),
 }
-"""What the brain predicted the bytes of.  A release is to free them, and reads nothing back."""
+"""What the brain predicted the bytes of, in all memories together.  A release is to free them, and
+reads nothing back."""
 
 
 def _brought_bytes(edge: str, measured: _Record) -> int | None:

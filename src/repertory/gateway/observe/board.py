@@ -250,6 +250,10 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                         f"sum by (edge) (increase({metric.TRANSITION_FAILURES.series}[{_OVER}]))",
                         "{{edge}} failed",
                     ),
+                    Query(
+                        f"sum by (model) (increase({metric.COST_DRIFTS.series}[{_OVER}]))",
+                        "{{model}} costs drifted",
+                    ),
                 ),
             ),
             Panel(

@@ -85,6 +85,7 @@ class DecisionMetrics:
         self.time_ratio = Histograms(catalogue.TIME_RATIO)
         self.memory_ratio = Histograms(catalogue.MEMORY_RATIO)
         self.error = Histograms(catalogue.PREDICTION_ERROR)
+        self.drifts = Counters(catalogue.COST_DRIFTS)
         self.eviction_idle_s = Histograms(catalogue.EVICTION_IDLE_S)
         self.preemptions = Counters(catalogue.PREEMPTIONS)
         self.deadlines = Counters(catalogue.DEADLINES)
@@ -122,6 +123,8 @@ class DecisionMetrics:
         for verdict in decision.verdicts:
             if verdict.measured_s is not None:  # computing, going on, stopping: with hindsight
                 self._compared(verdict.rule, verdict.predicted_s, verdict.measured_s)
+            elif verdict.rule == "drift":
+                self.drifts.of(verdict.subject).add()
         for action in decision.actions:
             match action:
                 case Dispatch(request_id=request_id):
@@ -254,15 +257,22 @@ def _verdict_of(decision: Decision, action_id: int) -> Verdict | None:
 
 
 def _read_back(transition: Transition, measured: Measured) -> int | None:
-    """The bytes that a move's prediction is about; None for moves down, and where not read."""
+    """The bytes that a move's prediction is about, in all memories together; None for moves down,
+    and where not read.
+    """
+    there: tuple[int | None, ...]
+    rest: tuple[int | None, ...]
     match transition:
         case Load():
-            return measured.weights_bytes
+            there, rest = (measured.weights_bytes,), (measured.rest_weights_bytes,)
         case Activate():
-            if measured.kv_bytes is None or measured.buffers_bytes is None:
-                return None
-            return measured.kv_bytes + measured.buffers_bytes
+            there = (measured.kv_bytes, measured.buffers_bytes)
+            rest = (measured.rest_kv_bytes, measured.rest_buffers_bytes)
         case Resize():
-            return measured.kv_bytes
+            there, rest = (measured.kv_bytes,), (measured.rest_kv_bytes,)
         case Stage() | Deactivate() | Unload() | Drop():
             return None
+    known = [size for size in there if size is not None]
+    if len(known) < len(there):
+        return None
+    return sum(known) + sum(size for size in rest if size is not None)
