@@ -54,6 +54,23 @@ def test_it_rotates_while_it_is_written_and_loses_no_step(tmp_path: Path) -> Non
     assert [step for path in reversed(found) for step in steps(path)] == [*range(1, 61)]
 
 
+def test_a_burst_is_written_together_and_closing_does_not_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_file, "_GATHER_S", 1e6)
+    puts: list[int] = []
+    put = LogFile._put
+
+    def counted(self: LogFile, text: bytearray, begin: int) -> None:
+        puts.append(len(text))
+        put(self, text, begin)
+
+    monkeypatch.setattr(LogFile, "_put", counted)
+    write(tmp_path, [decision(step) for step in range(1, 61)])
+    assert steps(tmp_path / "decisions.jsonl") == [*range(1, 61)]
+    assert len(puts) == 1
+
+
 def test_all_files_together_are_bounded(tmp_path: Path) -> None:
     limit, longest = 4096, len(encode(decision(1))) + 1000
     write(tmp_path, [decision(step) for step in range(1, 1001)], rotate_bytes=limit)

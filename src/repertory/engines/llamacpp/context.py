@@ -13,6 +13,7 @@ from repertory.domain.errors import OutOfMemory
 from repertory.domain.specs import KvShape
 from repertory.engines.llamacpp import CHUNK_TOKENS
 from repertory.engines.llamacpp.cells.buffers import State, new_buffer
+from repertory.engines.llamacpp.interrupt import Interrupt, Interrupted
 from repertory.engines.llamacpp.library import (
     Model,
     api,
@@ -50,6 +51,8 @@ _HEAD_BYTES = _MARK_BYTES + 4
 """And the number of slots."""
 _EMPTY_BYTES = 4
 """What is said of a slot that holds nothing."""
+_ABORTED = 2
+"""What the library answers when a step was interrupted."""
 _MOST_SLOTS = 1024
 """Of a context; the library has 256."""
 
@@ -149,6 +152,9 @@ class Context:
         self._views: dict[tuple[int, int, int], Logits] = {}
         """Of the library's buffers, by address, rows and width: making one takes 30 µs."""
         self._has_plain_kv = model.has_plain_kv
+        self.interrupt = Interrupt()
+        if model.has_plain_kv:  # of others, what a step has begun cannot be taken back
+            self.interrupt.watch(self._handle)
         self._threads = options.threads
         self.cells_allocated: int = api.llama_n_ctx(self._handle)
         self.reserved_bytes = (
@@ -252,6 +258,8 @@ class Context:
     def _decode(self) -> None:
         compute = api.llama_decode if self.has_memory else api.llama_encode
         result = compute(self._handle, self._batch.struct)
+        if result == _ABORTED:
+            raise Interrupted
         if result != 0:
             raise DecodeFailed(f"{compute.__name__} returned {result}")
         # A CPU backend is done by now; an accelerator is not, and its time is to be measured.

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from repertory.domain.errors import EngineError
 from repertory.domain.ladder import Rung
 from repertory.domain.requests import FinishReason
 from repertory.engines.contract import GenerationSpec, LogitsTrace, TokenLogprob, TokenStep
@@ -11,7 +12,24 @@ from repertory.engines.pooling import Pool
 from repertory.engines.text import TextAssembler
 from repertory.policy.share import step_weight
 
-__all__ = ["Drawn", "Generation"]
+__all__ = ["Drawn", "Generation", "refuse_unfit"]
+
+
+def refuse_unfit(spec: GenerationSpec, replica: str, cells: int, vocabulary_tokens: int) -> None:
+    """Raise unless it can run in a slot of so many cells, on a model of so many words."""
+    if not spec.prompt or spec.max_tokens < 1:
+        raise EngineError(f"generation {spec.id} has no prompt or no tokens to make")
+    if len(spec.prompt) + spec.max_tokens > cells:
+        raise EngineError(
+            f"generation {spec.id} needs {len(spec.prompt)} + {spec.max_tokens} cells, "
+            f"a slot of {replica} has {cells}"
+        )
+    if len(spec.emitted) >= spec.max_tokens:
+        raise EngineError(f"generation {spec.id} has made all of its {spec.max_tokens} tokens")
+    biased = (token for token, _ in spec.sampling.logit_bias)
+    named = (*spec.prompt, *spec.emitted, *biased)
+    if min(named) < 0 or max(named) >= vocabulary_tokens:
+        raise EngineError(f"generation {spec.id} has token ids outside of the vocabulary")
 
 
 @dataclass(slots=True, eq=False)

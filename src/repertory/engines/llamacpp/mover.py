@@ -210,6 +210,8 @@ class Mover:
 
     def preempt(self, generation_id: str) -> Future[None]:
         """Stop a generation wherever it runs, and say so among its tokens."""
+        for device in self._devices.values():
+            device.loop.interrupt(generation_id)
         return self._everywhere(lambda loop: loop.preempt(generation_id))
 
     def hold(self, generation_id: str, is_held: bool) -> Future[None]:
@@ -218,8 +220,7 @@ class Mover:
 
     def _everywhere(self, do: Callable[[StepLoop], None]) -> Future[None]:
         """On each device, between all steps; done when it was done on all."""
-        loops = [device.loop for device in self._devices.values()]
-        asked = iter([loop.call(partial(do, loop)) for loop in loops])
+        asked = iter([one.loop.call(partial(do, one.loop)) for one in self._devices.values()])
         done: Future[None] = Future()
 
         def await_next(_: Future[None] | None = None) -> None:
@@ -361,8 +362,7 @@ class Mover:
         return saved
 
     def _deactivate(self, replica: _Replica) -> Copied:
-        device, _ = _standing(replica)
-        loop = device.loop
+        loop = _standing(replica)[0].loop
         serving = loop.call(lambda: loop.shut(replica.id), replica.id).result()
         with self._working():
             saved = serving.save_all()

@@ -8,6 +8,7 @@ mode `exact` a generation's logits do not depend on its company.
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 
 from repertory.domain.errors import BadRequest, EngineError
 from repertory.domain.requests import FinishReason
@@ -18,7 +19,8 @@ from repertory.engines.llamacpp.cells.computed import Weights, computed_of
 from repertory.engines.llamacpp.cells.saved import SavedKv
 from repertory.engines.llamacpp.cells.slots import Copied, Slots
 from repertory.engines.llamacpp.context import Context, DecodeFailed, Logits
-from repertory.engines.llamacpp.generations import Drawn, Generation
+from repertory.engines.llamacpp.generations import Drawn, Generation, refuse_unfit
+from repertory.engines.llamacpp.interrupt import Interrupted
 from repertory.engines.llamacpp.library import Model
 from repertory.engines.llamacpp.sampling import NotANumber, TokenSampler, logprobs, trace
 from repertory.engines.pooling import Pool, pooling_of
@@ -60,6 +62,8 @@ class Serving:
         self._pieces: dict[tuple[int, bool], bytes] = {}
         self.last: StepKind | None = None
         """What the last step was."""
+        self._stepping: Sequence[int] = ()
+        """Slots that the last step was about, or that under way is."""
         self._prompt_tokens_since = 0
         """Computed since the last decode step."""
         self._expected_ns = dict.fromkeys(StepKind, 0.0)
@@ -87,20 +91,7 @@ class Serving:
 
     def submit(self, spec: GenerationSpec, grammar: Grammar | None = None) -> None:
         """Take a generation in; it waits here if its slot is still being freed."""
-        shape = self.context.shape
-        if not spec.prompt or spec.max_tokens < 1:
-            raise EngineError(f"generation {spec.id} has no prompt or no tokens to make")
-        if len(spec.prompt) + spec.max_tokens > shape.cells:
-            raise EngineError(
-                f"generation {spec.id} needs {len(spec.prompt)} + {spec.max_tokens} cells, "
-                f"a slot of {self.name} has {shape.cells}"
-            )
-        if len(spec.emitted) >= spec.max_tokens:
-            raise EngineError(f"generation {spec.id} has made all of its {spec.max_tokens} tokens")
-        biased = (token for token, _ in spec.sampling.logit_bias)
-        named = (*spec.prompt, *spec.emitted, *biased)
-        if min(named) < 0 or max(named) >= self._model.vocabulary_tokens:
-            raise EngineError(f"generation {spec.id} has token ids outside of the vocabulary")
+        refuse_unfit(spec, self.name, self.context.shape.cells, self._model.vocabulary_tokens)
         if grammar is not None and len(grammar.tree.pieces) != self._model.vocabulary_tokens:
             raise EngineError(f"the file of {self.name} was replaced by another model's")
         if any(one.spec.id == spec.id for one in self._all()):
@@ -158,6 +149,14 @@ class Serving:
                 return True
         return False
 
+    def interrupt(self, generation_id: str) -> None:
+        """End the step under way if it is about this generation.  From any thread."""
+        stepping = self._stepping
+        if any(
+            slot in stepping and one.spec.id == generation_id for slot, one in self._slots.taken
+        ):
+            self.context.interrupt.ask()
+
     def share_ns(self, generation_id: str) -> int | None:
         """Device time that a generation has had; None if it is not here."""
         return next((one.share_ns for one in self._all() if one.spec.id == generation_id), None)
@@ -183,7 +182,10 @@ class Serving:
         before = self._prompt_tokens_since
         started_ns = time.monotonic_ns()
         weight = self._weight(started_ns)
-        drawn = self._prefill() if kind is StepKind.PREFILL else self._decode()
+        try:
+            drawn = self._prefill() if kind is StepKind.PREFILL else self._decode()
+        except Interrupted:
+            return ()  # as if it had not begun
         elapsed_ns = time.monotonic_ns() - started_ns
         took_ns = elapsed_ns // sharing
         self._account(kind, took_ns, elapsed_ns, weight)
@@ -281,6 +283,7 @@ class Serving:
     def _prefill(self) -> list[Drawn]:
         slot = self._prefilling()
         assert slot is not None
+        self._stepping = (slot,)
         one = self._slots.at(slot)
         if one.pool is not None:
             return [self._embed(slot, one, one.pool)]
@@ -329,7 +332,7 @@ class Serving:
 
     def _decode(self) -> list[Drawn]:
         self._prompt_tokens_since = 0
-        slots = self._decoding()
+        self._stepping = slots = self._decoding()
         running = [self._slots.at(slot) for slot in slots]
         try:
             rows = self.context.decode(

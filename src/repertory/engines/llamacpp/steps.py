@@ -159,10 +159,22 @@ class StepLoop:
             if serving.cancel(generation_id):
                 return
 
+    def interrupt(self, generation_id: str) -> None:
+        """End the step that computes it, before `preempt` is called for.  From any thread.
+
+        A step met by the server's work for that very request takes five times its time, and who
+        is to be stopped wants none of it.  What is asked for too early holds up no more than the
+        moment until the command is there; asked for after it, it would never end.
+        """
+        for serving in list(self._serving.values()):
+            serving.interrupt(generation_id)
+
     def preempt(self, generation_id: str) -> None:
         """Free its slot, and tell that it may be submitted again.  By a command for all: what it
         has made by now was told at the end of its last turn.
         """
+        for serving in self._serving.values():
+            serving.context.interrupt.withdraw()
         for serving in self._serving.values():
             share_ns = serving.share_ns(generation_id)
             if share_ns is None:
