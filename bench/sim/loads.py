@@ -11,11 +11,12 @@ from pathlib import Path
 
 from bench.checks import Check, at_most
 from bench.serve.run import Run
+from bench.sim.data import DATA
 from repertory.perf.gpu_loads import LoadReading, Way, left_out
 
 __all__ = ["loads", "published_readings"]
 
-_FOLDER = Path("../shared/data/loadtimes")
+_FOLDER = DATA / "loadtimes"
 _BAR = 0.20
 
 

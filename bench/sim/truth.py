@@ -14,11 +14,11 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from bench.checks import Check, at_most
 from bench.serve.run import Run
+from bench.sim.data import DATA
 from repertory.perf.vllm.shapes import shape_of
 from repertory.sim.vllm.engine import Asked, RequestTimes
 from repertory.sim.vllm.play import HOST_S, Setup, Started, play, start
@@ -26,7 +26,7 @@ from repertory.sim.vllm.requests import read_requests
 
 __all__ = ["truth"]
 
-_PROFILES = Path("../shared/data/profiles")
+_PROFILES = DATA / "profiles"
 _BARS = {"tpot": 0.05, "latency": 0.05, "ttft": 0.15}
 _HOSTS_S = tuple(step * 2e-4 for step in range(21))
 _LLAMA = {

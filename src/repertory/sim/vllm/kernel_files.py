@@ -11,15 +11,15 @@ from repertory.perf.vllm.kernels import Attention, Kernels, KernelTimes, Memory
 from repertory.perf.vllm.links import over_link
 from repertory.perf.vllm.shapes import ModelShape
 from repertory.sim.vllm.gpus import Gpu
-from repertory.sim.vllm.parquet import rows_of
+from repertory.sim.vllm.tables import rows_of
 
 __all__ = ["kernel_times", "reduce_times"]
 
 _Row = Mapping[str, Any]
-_MIXED = 2.7
-"""With prompts in the step FlashAttention 2 does not split contexts nor pack the heads of a group.
-Median over the profiled mixed batches of an RTX PRO 6000 (32 to 128 decodes at 512 to 2048 tokens,
-pieces of prompts from 64 to 1024 tokens: 2.3 to 3.3).  FlashAttention 3 does both."""
+_MIXED = 2.6
+"""With prompts in the step FlashAttention 2 takes so many times as long for decodes: the median of
+45 mixed batches profiled on an RTX PRO 6000 (32 to 128 decodes at 512 to 2048 tokens, pieces of 64
+to 1024 tokens; 2.3 to 3.5.  RTX 4090: 1.9).  Of FlashAttention 3 no mixed batch was profiled."""
 _SPREAD = ("power_law_1.01", "power_law_1.2", "balanced")
 """How tokens choose experts, the likeliest first."""
 
@@ -51,12 +51,12 @@ def reduce_times(gpu: Gpu, tp: int, link_bytes_per_s: float | None) -> Grid | No
     nccl = rows_of(
         _newest(gpu.kernels, "comm/nccl", "nccl_perf.parquet"),
         ("message_size", "latency"),
-        [("num_gpus", "=", tp), ("op_name", "=", "all_reduce"), ("nccl_dtype", "=", "half")],
+        {"num_gpus": tp, "op_name": "all_reduce", "nccl_dtype": "half"},
     )
     own = rows_of(
         _newest(gpu.kernels, "comm/vllm", "custom_allreduce_perf.parquet"),
         ("message_size", "latency"),
-        [("num_gpus", "=", tp), ("kernel_source", "=", "vLLM_custom_graph")],
+        {"num_gpus": tp, "kernel_source": "vLLM_custom_graph"},
     )
     points = _by(nccl, "message_size")
     if gpu.is_linked:
@@ -87,7 +87,7 @@ def _by(rows: Sequence[_Row], *axes: str) -> dict[tuple[float, ...], float]:
 
 
 def _gemm(path: Path, dtype: str) -> Grid:
-    rows = rows_of(path, ("m", "n", "k", "latency"), [("gemm_dtype", "=", dtype)])
+    rows = rows_of(path, ("m", "n", "k", "latency"), {"gemm_dtype": dtype})
     if not rows:
         raise ConfigError(f"{path}: no GEMM of {dtype}: this GPU was not profiled with it")
     return grid_of(_by(rows, "n", "k", "m"))
@@ -97,12 +97,11 @@ _ATTENTION = ("num_heads", "num_key_value_heads", "batch_size", "isl", "step", "
 
 
 def _attention(kernels: Path, shape: ModelShape, tp: int) -> Attention:
-    plain = [("head_dim", "=", shape.head_dim), ("kv_cache_dtype", "=", "bfloat16")]
-    plain.append(("window_size", "=", 0))
+    plain = {"head_dim": shape.head_dim, "kv_cache_dtype": "bfloat16", "window_size": 0}
     columns = (*_ATTENTION, "latency")
     heads, kv_heads = shape.heads // tp, max(1, shape.kv_heads // tp)
     context = _newest(kernels, "attention", "context_attention_perf.parquet")
-    prompts = rows_of(context, columns, [*plain, ("batch_size", "=", 1)])
+    prompts = rows_of(context, columns, plain | {"batch_size": 1})
     generation = _newest(kernels, "attention", "generation_attention_perf.parquet")
     decodes = rows_of(generation, columns, plain)
     if not prompts or not decodes:
@@ -138,7 +137,7 @@ def _experts(kernels: Path, shape: ModelShape, tp: int) -> Grid:
     """Of the same experts if they were profiled, else in proportion to the likest ones."""
     path = _newest(kernels, "moe", "moe_perf.parquet")
     columns = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "distribution")
-    dtype = [("moe_dtype", "=", shape.weights), ("moe_tp_size", "=", tp), ("moe_ep_size", "=", 1)]
+    dtype = {"moe_dtype": shape.weights, "moe_tp_size": tp, "moe_ep_size": 1}
     rows = rows_of(path, (*columns, "latency"), dtype)
     if not rows:
         raise ConfigError(f"{path}: no experts of {shape.weights} at tp {tp}: not profiled")

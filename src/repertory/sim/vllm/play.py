@@ -19,7 +19,7 @@ __all__ = ["HOST_S", "Setup", "Started", "play", "read_config", "start"]
 
 HOST_S = 0.0
 """What a step takes besides its kernels: with asynchronous scheduling the host works while the GPU
-does.  Fitted on each of the two real runs: 0 and 0.1 ms (docs/results/sim.md)."""
+does.  Fitted on each of the two real runs: 0 (docs/results/sim.md)."""
 _UTILISATION = 0.9
 """vLLM's default `gpu_memory_utilization`."""
 _RESERVE_BYTES = 1_240_000_000
