@@ -15,7 +15,7 @@ from repertory.traces.columns import (
     range_wrong,
 )
 
-__all__ = ["ParquetSink", "read_arrivals", "read_columns"]
+__all__ = ["ParquetSink", "column_names", "read_arrivals", "read_columns"]
 
 _ROWS = 65_536
 """Of a batch: some 10 MB of Python objects."""
@@ -104,6 +104,11 @@ def _arrivals(path: Path, batch: Any, first: int) -> Iterator[Arrival]:
         columns.append(listed)
     columns[0] = map(float, columns[0])
     return map(Arrival, *columns)
+
+
+def column_names(path: Path) -> list[str]:
+    """Of a table whose columns are not the same in every version."""
+    return list(_opened(path).schema_arrow.names)
 
 
 def read_columns(path: Path, names: tuple[str, ...]) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""One vLLM engine under virtual time: its scheduler, its KV blocks, step times from profiles."""
