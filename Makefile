@@ -7,7 +7,7 @@ CODE := $(wildcard src tests demo bench tools)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test bench-core bench-stream bench-serve bench-costs fuzz peers docs clean
+.PHONY: help setup demo test bench-core bench-stream bench-serve bench-costs bench-sim fuzz docs clean
 
 help:  ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -30,18 +30,20 @@ bench-core: setup  ## How long one decision takes, with 100 models and 1,000 wai
 bench-stream: setup  ## What a stream feels of another model's load
 	$(BIN)/python -m bench.stream
 
-bench-serve: peers  ## Beside llama-server: throughput, first tokens, swaps, mixtures (over an hour)
+bench-serve: setup  ## Beside llama-server: throughput, first tokens, swaps, mixtures (over an hour)
+	@bash bench/peers.sh
 	$(BIN)/python -m bench.serve
 
 fuzz: setup  ## Generated requests and damaged files against a real server (some 10 minutes)
 	$(BIN)/python -m bench.fuzz
 
-bench-costs: peers  ## Prediction errors, preemption beside llama-server, streams under kills (over an hour)
-	$(BIN)/python -m bench.costs
-
-peers: setup  ## Build what the benchmarks compare with, from our engine's source: llama-server, a slow CPU
+bench-costs: setup  ## Prediction errors, preemption beside llama-server, streams under kills (over an hour)
 	@bash bench/peers.sh
 	@bash bench/pair.sh
+	$(BIN)/python -m bench.costs
+
+bench-sim: setup  ## How fast the simulator is, how it grows, how true it is (some 20 minutes)
+	$(BIN)/python -m bench.sim
 
 docs: setup  ## Write the generated pages of docs/ from the tables in the code
 	$(BIN)/python -m repertory.reports.diagrams

@@ -47,7 +47,7 @@ class _Read:
 def offload(run: Run) -> list[Check]:
     found = sorted(run.peer.parents[2].glob("baseline-*"))
     if not found:
-        raise SystemExit("no baseline library beside llama-server: run `make peers`")
+        raise SystemExit("no baseline library beside llama-server: run `bash bench/pair.sh`")
     spec = _spec(folder_of((_MODEL,), run.root, run.say) / f"{_MODEL}.gguf")
     reads = asyncio.run(_sweep(run, spec, found[-1]))
     run.keep("offload", [asdict(one) for one in reads])

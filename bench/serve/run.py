@@ -31,7 +31,7 @@ class Run:
         """The llama-server binary."""
         found = sorted(self.peers.glob("llama-server-*/bin/llama-server"))
         if not found:
-            sys.exit(f"no llama-server in {self.peers}: run `make peers`")
+            sys.exit(f"no llama-server in {self.peers}: run `bash bench/peers.sh`")
         return found[-1]
 
     def say(self, line: str) -> None:

@@ -1,0 +1,1 @@
+"""`make bench-sim`: how fast the simulator is, and how true."""

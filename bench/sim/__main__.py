@@ -1,14 +1,23 @@
-"""What simulations are worth beside real runs, loads beside published times, and forecasts."""
+"""How fast the simulator is, how it grows, how true it is; times of loads and steps; forecasts."""
 
 import sys
 
 from bench.serve.run import Scenes, main
 from bench.sim.forecast import forecast
+from bench.sim.growth import growth
 from bench.sim.loads import loads
+from bench.sim.speed import speed
 from bench.sim.steps import steps
 from bench.sim.truth import truth
 
-SCENES: Scenes = {"truth": truth, "loads": loads, "steps": steps, "forecast": forecast}
+SCENES: Scenes = {
+    "speed": speed,
+    "growth": growth,
+    "truth": truth,
+    "loads": loads,
+    "steps": steps,
+    "forecast": forecast,
+}
 
 if __name__ == "__main__":
     sys.exit(main("bench.sim", __doc__ or "", SCENES))

@@ -13,7 +13,7 @@ from repertory.domain.requests import PRIORITIES
 from repertory.domain.settings import Favour
 from repertory.live.options import DeviceChoice, ModelChoice
 
-__all__ = ["FileConfig", "parse_file", "read_file"]
+__all__ = ["FileConfig", "parse_file", "read_file", "read_text"]
 
 _Fields = dict[str, Placed[Any]]  # Any: each is of the kind that the table says
 
@@ -38,16 +38,20 @@ class FileConfig:
 
 
 def read_file(path: Path) -> FileConfig:
+    return parse_file(read_text(path), str(path), path.parent)
+
+
+def read_text(path: Path) -> str:
+    """A configuration's; `ConfigError` if it cannot be read as text."""
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
     try:
-        text = raw.decode()
+        return raw.decode()
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError(f"{path}:{line}: not valid UTF-8 (byte {error.start})") from None
-    return parse_file(text, str(path), path.parent)
 
 
 def parse_file(text: str, source: str, folder: Path) -> FileConfig:

@@ -5,9 +5,9 @@ same durations and the same order.  Between two inputs it moves whole runs of eq
 in closed form.  Inputs take effect between steps, as in a real worker.
 """
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 
 from repertory.domain.actions import (
     Activate,
@@ -20,23 +20,18 @@ from repertory.domain.actions import (
     Unload,
 )
 from repertory.domain.events import Measured
+from repertory.domain.fleets import Machine
 from repertory.domain.ladder import Rung
-from repertory.domain.requests import Fault
 from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, NodeSpec, Placement
-from repertory.engines.step_loop import PREFILL_CHUNK, Job, Lane, Output, Running, StepLoop
+from repertory.engines.haulage import Haulage
+from repertory.engines.lane import PREFILL_CHUNK, Job, Lane, Running
+from repertory.engines.moves import Failure
+from repertory.engines.step_loop import Output, StepLoop
 from repertory.perf.bytes import kv_needs, placed_footprint, rest_footprint, share_there
 from repertory.perf.profiles import Profile
 from repertory.policy.share import entry_ns
 
 __all__ = ["PREFILL_CHUNK", "Failure", "Job", "NodeModel", "Output", "TransitionEnd"]
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a transition of the model fails."""
-
-    message: str
-    fault: Fault = Fault.ENGINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,43 +67,66 @@ class NodeModel:
         node: NodeSpec,
         profile: Callable[[ModelSpec, DeviceSpec], Profile],
         fail: Callable[[Transition], Failure | None] = lambda _: None,
+        machine: Machine | None = None,
+        pace: Callable[[Transition], float] = lambda _: 1.0,
     ) -> None:
+        """`machine`: its disk, buses and page cache, which loads share; None: each move is alone in
+        the world, and `HOST` is always there.  `pace`: how much longer a move takes than the law
+        says.
+        """
         self.node = node
-        self._profile = profile
         self._fail = fail
+        self._machine = machine
+        self._chunk_tokens = machine.chunk_tokens if machine is not None else PREFILL_CHUNK
+        self._haulage = Haulage(node, profile, machine, pace)
         self._copies: dict[str, _Copy] = {}
         self.specs: dict[str, ModelSpec] = {}
         """By replica, from its latest transition."""
-        self._placed: dict[str, Placement] = {}
-        """By replica, from its latest load."""
         self._loops: dict[str, StepLoop] = {}
+        self._due: list[tuple[int, int, StepLoop]] = []
+        """A heap: when which loop is to be looked at.  Holds only if the loop still says so."""
         self._where: dict[str, str] = {}
         """Generation -> replica."""
-        self._moving: deque[TransitionEnd] = deque()
-        self._free_ns: dict[str, int] = {}
-        """When each mover is free: one per worker, or one per replica of separate engines."""
+        self._moves = self._haulage.moves()
 
     @property
     def next_at_ns(self) -> int | None:
         """When something happens next, if no input comes before."""
-        times = [loop.next_at_ns for loop in self._loops.values()]
-        known = [at_ns for at_ns in times if at_ns is not None]
-        known += [end.at_ns for end in self._moving]
-        return min(known, default=None)
+        due = self._due
+        while due and due[0][2].booked_ns != due[0][0]:
+            heappop(due)
+        move_ns = self._moves.next_at_ns
+        if not due:
+            return move_ns
+        return due[0][0] if move_ns is None or due[0][0] < move_ns else move_ns
 
     def advance(self, to_ns: int) -> list[Output | TransitionEnd]:
         """All that happens by `to_ns`, in order of time."""
         happened: list[Output | TransitionEnd] = []
         while (at_ns := self.next_at_ns) is not None and at_ns <= to_ns:
             outputs: list[Output] = []
-            for loop in self._loops.values():
-                loop.advance(at_ns, outputs)
+            due = self._due
+            while due and due[0][0] <= at_ns:
+                _, _, loop = heappop(due)
+                if loop.booked_ns == at_ns:
+                    loop.booked_ns = None
+                    loop.advance(at_ns, outputs)
+                    self._book(loop)
             for output in outputs:
                 if output.is_last:
                     self._where.pop(output.generation_id, None)
             happened += outputs
-            happened += self._land(at_ns)
+            if self._moves.next_at_ns == at_ns:
+                happened += self._land(at_ns)
         return happened
+
+    def _book(self, loop: StepLoop) -> None:
+        """A loop has changed: when is it to be looked at?"""
+        at_ns = loop.next_at_ns
+        if at_ns != loop.booked_ns:
+            loop.booked_ns = at_ns
+            if at_ns is not None:
+                heappush(self._due, (at_ns, loop.number, loop))
 
     def catch_up(self, at_ns: int) -> None:
         """After `advance`: what generations have got by now, though none of them has come to an
@@ -120,12 +138,11 @@ class NodeModel:
     def transit(self, at_ns: int, transition: Transition, spec: ModelSpec) -> None:
         """Start a transition; its end comes out of `advance`."""
         self.specs[transition.replica_id] = spec
-        rung = self.rung_of(transition.replica_id)
-        took_ns = self._took_ns(transition, spec, rung)
-        mover = "" if self.node.capabilities.step_sharing else transition.replica_id
-        end_ns = max(at_ns, self._free_ns.get(mover, 0)) + took_ns
-        self._free_ns[mover] = end_ns
-        self._moving.append(self._end(transition, spec, end_ns, took_ns))
+        copy = self._copies.get(transition.replica_id)
+        where, rung = (copy.placement, copy.rung) if copy is not None else (None, Rung.DISK)
+        move = self._haulage.move(transition, spec, where, rung)
+        move.failure = self._fail(transition)
+        self._moves.begin(at_ns, self._haulage.mover_of(transition), move)
 
     def submit(self, at_ns: int, replica_id: str, job: Job) -> None:
         """Start a generation on a serving replica."""
@@ -138,6 +155,7 @@ class NodeModel:
         lane.put(Running(job, job.prompt_tokens, job.output_tokens))
         self._where[job.id] = replica_id
         loop.interrupt(at_ns)
+        self._book(loop)
 
     def cancel(self, at_ns: int, generation_id: str) -> None:
         """Stop a generation; unknown or ended ones are no error."""
@@ -148,6 +166,7 @@ class NodeModel:
         loop.catch_up(at_ns)  # it shared the steps so far
         loop.lanes[replica_id].take_out(generation_id)
         loop.interrupt(at_ns)
+        self._book(loop)
 
     def hold(self, at_ns: int, generation_id: str, is_held: bool) -> None:
         """Keep a generation out of the steps, or let it go on; unknown ones are no error."""
@@ -167,6 +186,7 @@ class NodeModel:
             _enter(loop, lane)
             lane.put(running)
         loop.interrupt(at_ns)
+        self._book(loop)
 
     @property
     def generations(self) -> tuple[str, ...]:
@@ -186,8 +206,8 @@ class NodeModel:
     def fits(self, replica_id: str, kv: KvShape) -> bool:
         """All that runs on a serving replica would fit into that shape."""
         lane = self._loop_of(replica_id).lanes[replica_id]
-        jobs = [one.job for one in lane.all]
-        longest = max((job.prompt_tokens + job.output_tokens for job in jobs), default=0)
+        sizes = (job.prompt_tokens + job.output_tokens for job in lane.jobs)
+        longest = max(sizes, default=0)
         return lane.size <= kv.sequences and longest <= kv.cells
 
     def step_seconds(self) -> dict[str, float]:
@@ -197,14 +217,22 @@ class NodeModel:
 
     def produced(self, generation_id: str) -> int:
         """Tokens of a running generation so far."""
-        lane = self._loop_of(self._where[generation_id]).lanes[self._where[generation_id]]
-        running = lane.decoding.get(generation_id) or lane.held.get(generation_id)
-        return running.job.output_tokens - running.output_left if running is not None else 0
+        lane, running = self._running(generation_id)
+        if running.prefill_left:
+            return 0
+        return running.job.output_tokens - lane.output_left(running)
 
     def share_ns(self, generation_id: str) -> int:
         """Device time that a running generation has had."""
-        lane = self._loop_of(self._where[generation_id]).lanes[self._where[generation_id]]
-        return next(one.share_ns for one in lane.all if one.job.id == generation_id)
+        lane, running = self._running(generation_id)
+        return lane.share_ns(running)
+
+    def _running(self, generation_id: str) -> tuple[Lane, Running]:
+        replica_id = self._where[generation_id]
+        lane = self._loop_of(replica_id).lanes[replica_id]
+        running = lane.find(generation_id)
+        assert running is not None, f"{generation_id} is not on {replica_id}"
+        return lane, running
 
     def device_bytes(self, device_id: str) -> int:
         """What this worker holds on a device now, by its own account."""
@@ -228,36 +256,35 @@ class NodeModel:
         return copy.rung if copy is not None else Rung.DISK
 
     def _land(self, at_ns: int) -> list[TransitionEnd]:
-        due = sorted(
-            (end for end in self._moving if end.at_ns <= at_ns),
-            key=lambda end: (end.at_ns, end.transition.action_id),
-        )
-        for end in due:
-            self._moving.remove(end)
+        ends = []
+        for move in self._moves.advance(at_ns):
+            measured = replace(move.measured, took_ns=move.end_ns - move.began_ns)
+            end = TransitionEnd(move.end_ns, move.transition, move.failure, measured)
+            ends.append(end)
             if end.failure is None:
                 self._apply(end)
-        return due
+        return ends
 
     def _apply(self, end: TransitionEnd) -> None:
         transition = end.transition
         replica_id = transition.replica_id
         match transition:
             case Stage():
-                return
+                self._haulage.read(self.specs[replica_id])
             case Load(placement=placement):
                 spec = self.specs[replica_id]
+                self._haulage.read(spec)
                 self._copies[replica_id] = _Copy(spec, placement, Rung.DEVICE)
             case Activate(kv=kv):
                 copy = self._copies[replica_id]
                 copy.rung, copy.kv = Rung.SERVING, kv
                 lane = Lane(
                     replica_id,
-                    self._profile_at(copy.spec, copy.placement),
+                    self._haulage.profile_at(copy.spec, copy.placement),
                     copy.placement.form,
                     share_there(copy.spec, copy.placement.layers),
                     kv,
-                    deque(),
-                    {},
+                    chunk_tokens=self._chunk_tokens,
                 )
                 self._loop_of(replica_id).lanes[replica_id] = lane
             case Resize(kv=kv):
@@ -273,80 +300,17 @@ class NodeModel:
             case Drop():
                 del self._copies[replica_id]
 
-    def _took_ns(self, transition: Transition, spec: ModelSpec, rung: Rung) -> int:
-        copy = self._copies.get(transition.replica_id)
-        where = copy.placement if copy is not None else None
-        if isinstance(transition, Load):
-            where = transition.placement
-        profile = self._profile_at(spec, where)
-        match transition:
-            case Stage():
-                seconds = profile.stage.seconds(spec.weights_bytes)
-            case Load(placement=placement):
-                source = rung if rung is Rung.HOST else Rung.DISK
-                share = share_there(spec, placement.layers)
-                seconds = profile.load_s(placement.form, source, spec.weights_bytes, share)
-            case Activate(kv=kv):
-                seconds = profile.activate.seconds(kv.tokens * spec.kv_bytes_per_token)
-            case Resize(kv=kv):
-                size = kv.tokens * spec.kv_bytes_per_token
-                seconds = profile.activate.seconds(size) + profile.move_kv.seconds(size)
-            case Deactivate():
-                seconds = profile.deactivate_s
-            case Unload():
-                seconds = profile.unload_s
-            case Drop():
-                seconds = profile.drop_s
-        return max(1, round(seconds * 1e9))
-
-    def _profile_at(self, spec: ModelSpec, where: Placement | None) -> Profile:
-        """Of the first device of the placement; what is nowhere yet is read on the node's first."""
-        devices = self.node.devices
-        name = where.devices[0] if where is not None else devices[0].id
-        return self._profile(spec, next(one for one in devices if one.id == name))
-
-    def _end(
-        self, transition: Transition, spec: ModelSpec, end_ns: int, took_ns: int
-    ) -> TransitionEnd:
-        measured = Measured(took_ns, 0, 0, 0)
-        if isinstance(transition, Load):
-            self._placed[transition.replica_id] = transition.placement
-            measured = _loaded(took_ns, spec, transition.placement)
-            measured = replace(measured, source=self.rung_of(transition.replica_id))
-        elif isinstance(transition, (Activate, Resize)):
-            placed = self._placed[transition.replica_id]
-            measured = _opened(took_ns, spec, placed, transition.kv)
-        return TransitionEnd(end_ns, transition, self._fail(transition), measured)
-
     def _loop_of(self, replica_id: str) -> StepLoop:
+        """One per device, or one per replica of separate engines.  Of a machine that was described,
+        one per device: separate engines take turns on its time, too.
+        """
         key = replica_id
-        if self.node.capabilities.step_sharing:
+        if self.node.capabilities.step_sharing or self._machine is not None:
             key = self._copies[replica_id].placement.devices[0]
-        return self._loops.setdefault(key, StepLoop())
-
-
-def _loaded(took_ns: int, spec: ModelSpec, placement: Placement) -> Measured:
-    weights = placed_footprint(spec, placement).weights_bytes * len(placement.devices)
-    if placement.rest is None:
-        return Measured(took_ns, weights, 0, 0)
-    rest = rest_footprint(spec, placement).weights_bytes
-    return Measured(took_ns, weights, 0, 0, rest_weights_bytes=rest)
-
-
-def _opened(took_ns: int, spec: ModelSpec, placement: Placement, kv: KvShape) -> Measured:
-    needs, width = kv_needs(spec, placement, kv), len(placement.devices)
-    there = sum(needs[device] for device in placement.devices)
-    buffers = placed_footprint(spec, placement).buffers_bytes * width
-    if placement.rest is None:
-        return Measured(took_ns, 0, there, buffers)
-    return Measured(
-        took_ns,
-        0,
-        there,
-        buffers,
-        rest_kv_bytes=needs[placement.rest],
-        rest_buffers_bytes=rest_footprint(spec, placement).buffers_bytes,
-    )
+        loop = self._loops.get(key)
+        if loop is None:
+            loop = self._loops[key] = StepLoop(len(self._loops))
+        return loop
 
 
 def _enter(loop: StepLoop, lane: Lane) -> None:

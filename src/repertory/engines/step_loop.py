@@ -3,36 +3,13 @@
 Between two inputs whole runs of equal decode steps are moved in closed form.
 """
 
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isqrt
 
-from repertory.domain.specs import KvShape, WeightsForm
-from repertory.perf.profiles import Profile
-from repertory.policy.share import (
-    Contender,
-    StepKind,
-    next_run,
-    next_step,
-    step_weight,
-    worth_ns,
-)
+from repertory.engines.lane import PREFILL_CHUNK, Job, Lane, Running
+from repertory.policy.share import Contender, StepKind, next_run, next_step, worth_ns
 
 __all__ = ["PREFILL_CHUNK", "Job", "Lane", "Output", "Running", "Segment", "StepLoop"]
-
-PREFILL_CHUNK = 256
-"""Prompt tokens per prefill step."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A generation to compute: sizes only."""
-
-    id: str
-    prompt_tokens: int
-    output_tokens: int
-    weight: float = 1.0
-    deadline_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,119 +24,6 @@ class Output:
     prefill_ns: int
     decode_ns: int
     share_ns: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class Running:
-    job: Job
-    prefill_left: int
-    output_left: int
-    prefill_ns: int = 0
-    decode_ns: int = 0
-    share_ns: int = 0
-
-    def weight(self, at_ns: int) -> float:
-        """Among others' steps."""
-        deadline_ns = self.job.deadline_ns if self.prefill_left else None
-        return step_weight(self.job.weight, deadline_ns, at_ns)
-
-    @property
-    def context_tokens(self) -> int:
-        """What its next token looks at, once its prompt is computed."""
-        return self.job.prompt_tokens + self.job.output_tokens - self.output_left
-
-
-@dataclass(slots=True)
-class Lane:
-    """A serving replica inside a step loop."""
-
-    replica_id: str
-    profile: Profile
-    form: WeightsForm
-    share: float
-    """Of the weights' bytes on the device."""
-    kv: KvShape
-    prefilling: deque[Running]
-    """What weighs more first, equal ones as they came."""
-    decoding: dict[str, Running]
-    held: dict[str, Running] = field(default_factory=dict)
-    """They keep their slots, and take part in no step."""
-    used_ns: int = 0
-    """Counted as `policy.share` wants it."""
-    total_ns: int = 0
-    """Since it was activated."""
-    prompt_tokens_since: int = 0
-    """Computed since the last decode step."""
-
-    @property
-    def has_work(self) -> bool:
-        return bool(self.prefilling or self.decoding)
-
-    @property
-    def next_prompt_tokens(self) -> int:
-        """Of the next prefill step; 0: there is none."""
-        return min(PREFILL_CHUNK, self.prefilling[0].prefill_left) if self.prefilling else 0
-
-    @property
-    def size(self) -> int:
-        return len(self.prefilling) + len(self.decoding) + len(self.held)
-
-    @property
-    def all(self) -> list[Running]:
-        return [*self.prefilling, *self.decoding.values(), *self.held.values()]
-
-    def weight(self, at_ns: int) -> float:
-        """Of the heaviest that it works on."""
-        return max(one.weight(at_ns) for one in (*self.prefilling, *self.decoding.values()))
-
-    def ratio(self) -> float:
-        """What the next prompt weighs to the heaviest that decodes."""
-        if not self.prefilling or not self.decoding:
-            return 1.0
-        heaviest = max(one.job.weight for one in self.decoding.values())
-        return self.prefilling[0].job.weight / heaviest
-
-    def put(self, running: Running) -> None:
-        """Later steps compute it."""
-        if not running.prefill_left:
-            self.decoding[running.job.id] = running
-            return
-        weight = running.job.weight
-        ahead = sum(one.job.weight >= weight for one in self.prefilling)
-        self.prefilling.insert(ahead, running)
-
-    def take_out(self, generation_id: str) -> Running | None:
-        """No later step computes it; None if it is not here."""
-        found = next((one for one in self.all if one.job.id == generation_id), None)
-        if found is not None:
-            self.decoding.pop(generation_id, None)
-            self.held.pop(generation_id, None)
-            self.prefilling = deque(one for one in self.prefilling if one is not found)
-        return found
-
-    def step_ns(self, kind: StepKind) -> int:
-        if kind is StepKind.DECODE:
-            return _ns(self._decode_s(self._context_tokens))
-        first, profile = self.prefilling[0], self.profile
-        done = first.job.prompt_tokens - first.prefill_left
-        upto = done + self.next_prompt_tokens
-        whole_s = profile.prefill_s(self.form, upto, 0, self.share)
-        before_s = profile.prefill_s(self.form, done, 0, self.share) if done else 0.0
-        return _ns(whole_s - before_s)
-
-    @property
-    def growth_ns(self) -> int:
-        """What each decode step takes more than the last: all contexts are a token longer."""
-        context = self._context_tokens
-        more_s = self._decode_s(context + len(self.decoding)) - self._decode_s(context)
-        return max(0, round(more_s * 1e9))
-
-    @property
-    def _context_tokens(self) -> int:
-        return sum(one.context_tokens for one in self.decoding.values())
-
-    def _decode_s(self, context_tokens: int) -> float:
-        return self.profile.decode_s(self.form, len(self.decoding), context_tokens, self.share)
 
 
 @dataclass(slots=True)
@@ -212,30 +76,31 @@ class Segment:
 class StepLoop:
     """One step loop: the lanes of one device, or of one replica where engines cannot share."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
+        """Of several, which: ties end in it."""
+        self.booked_ns: int | None = None
+        """When its worker is going to look at it."""
         self.lanes: dict[str, Lane] = {}
+        self.next_at_ns: int | None = None
+        """When a segment ends, if no input comes before."""
         self._segment: Segment | None = None
         self._run: tuple[str, int | None] | None = None
         """Lane of the current run, and how many steps are left of it (None: no limit)."""
 
-    @property
-    def next_at_ns(self) -> int | None:
-        """When a segment ends, if no input comes before."""
-        one = self._segment
-        return one.start_ns + one.spent_ns(one.steps) if one is not None else None
-
     def advance(self, to_ns: int, outputs: list[Output]) -> None:
         """Complete every step that ends by `to_ns`."""
         while (one := self._segment) is not None:
+            if self.next_at_ns is not None and self.next_at_ns <= to_ns:
+                end_ns = self.next_at_ns
+                self._complete(one, one.steps, end_ns, outputs)
+                self._plan(end_ns)
+                continue
             whole = one.within(to_ns - one.start_ns)
-            if whole <= 0:
-                return
-            end_ns = one.start_ns + one.spent_ns(whole)
-            self._complete(one, whole, end_ns, outputs)
-            if whole < one.steps:
+            if whole > 0:
+                self._complete(one, whole, one.start_ns + one.spent_ns(whole), outputs)
                 one.pass_over(whole)
-                return
-            self._plan(end_ns)
+            return
 
     def catch_up(self, at_ns: int) -> None:
         """Complete the steps inside of a run, too, once whole runs are complete."""
@@ -251,6 +116,7 @@ class StepLoop:
             self._plan(at_ns)
         else:
             one.steps = 1
+            self.next_at_ns = one.start_ns + one.step_ns
             self._run = None
 
     def _complete(self, one: Segment, steps: int, end_ns: int, outputs: list[Output]) -> None:
@@ -260,91 +126,83 @@ class StepLoop:
         if self._run is not None and self._run[1] is not None:
             self._run = (self._run[0], self._run[1] - steps)
         if one.kind is StepKind.PREFILL:
-            if one.prefilled is not None and one.prefilled in lane.prefilling:
-                self._complete_prefill(lane, one.prefilled, spent_ns, end_ns, outputs)
+            running = one.prefilled
+            if running is None or running not in lane.prefilling:
+                return
+            if lane.prefilled(running, spent_ns):
+                outputs.append(_output(end_ns, lane, running, is_first=True))
             return
-        lane.prompt_tokens_since = 0
         company = max(1, len(lane.decoding))
         # Of all that passed, less what had its share before: it adds up however often one looks.
         each_ns = (one.passed_ns + spent_ns) // company - one.passed_ns // company
-        for running in list(lane.decoding.values()):
-            running.decode_ns += spent_ns
-            running.share_ns += each_ns
-            running.output_left -= steps
-            if running.output_left == 0:
-                del lane.decoding[running.job.id]
-                outputs.append(_output(end_ns, running, is_first=False))
-
-    def _complete_prefill(
-        self, lane: Lane, running: Running, spent_ns: int, end_ns: int, outputs: list[Output]
-    ) -> None:
-        running.prefill_ns += spent_ns
-        running.share_ns += spent_ns
-        tokens = min(PREFILL_CHUNK, running.prefill_left)
-        lane.prompt_tokens_since += tokens
-        running.prefill_left -= tokens
-        if running.prefill_left:
-            return
-        lane.prefilling.remove(running)
-        running.output_left -= 1
-        outputs.append(_output(end_ns, running, is_first=True))
-        if running.output_left:
-            lane.decoding[running.job.id] = running
+        ended = lane.decoded(steps, spent_ns, each_ns)
+        outputs += [_output(end_ns, lane, running, is_first=False) for running in ended]
 
     def _plan(self, at_ns: int) -> None:
         lane = self._choose_lane()
         if lane is None:
-            self._segment = None
+            self._segment = self.next_at_ns = None
             return
-        kind = next_step(
-            lane.next_prompt_tokens,
-            bool(lane.decoding),
-            lane.prompt_tokens_since,
-            PREFILL_CHUNK,
-            lane.ratio(),
-        )
-        assert kind is not None
-        steps = 1
+        kind = _kind_of(lane)
+        steps, growth_ns = 1, 0
         if kind is StepKind.DECODE and not lane.prefilling:
-            steps = min(one.output_left for one in lane.decoding.values())
+            steps = lane.steps_to_an_end
         assert self._run is not None
         if self._run[1] is not None:
             steps = min(steps, self._run[1])
+        if steps > 1:
+            growth_ns = lane.growth_ns
         prefilled = lane.prefilling[0] if kind is StepKind.PREFILL else None
-        steps_like = lane.step_ns(kind), lane.growth_ns if steps > 1 else 0
-        self._segment = Segment(
-            lane, kind, at_ns, *steps_like, steps, lane.weight(at_ns), lane.used_ns, prefilled
+        step_ns, weight = lane.step_ns(kind), lane.weight(at_ns)
+        self._segment = one = Segment(
+            lane, kind, at_ns, step_ns, growth_ns, steps, weight, lane.used_ns, prefilled
         )
+        self.next_at_ns = at_ns + one.spent_ns(steps)
 
     def _choose_lane(self) -> Lane | None:
-        busy = [lane for lane in self.lanes.values() if lane.has_work]
+        busy = [lane for lane in self.lanes.values() if lane.prefilling or lane.decoding]
+        is_alone = len(busy) == 1
         if self._run is not None:
             name, left = self._run
             lane = self.lanes.get(name)
-            is_alone = len(busy) == 1
             if lane is not None and lane.has_work and (left or (left is None and is_alone)):
                 return lane
+        if is_alone:
+            self._run = (busy[0].replica_id, None)
+            return busy[0]
         run = next_run([Contender(one.replica_id, one.used_ns, _expected_ns(one)) for one in busy])
         self._run = (run.name, run.steps) if run is not None else None
         return self.lanes[run.name] if run is not None else None
 
 
-def _ns(seconds: float) -> int:
-    return max(1, round(seconds * 1e9))
+def _kind_of(lane: Lane) -> StepKind:
+    """Of a lane that has work."""
+    if not lane.prefilling:
+        return StepKind.DECODE
+    kind = next_step(
+        lane.next_prompt_tokens,
+        bool(lane.decoding),
+        lane.prompt_tokens_since,
+        lane.chunk_tokens,
+        lane.ratio(),
+    )
+    assert kind is not None
+    return kind
 
 
 def _expected_ns(lane: Lane) -> int:
     return lane.step_ns(StepKind.DECODE if lane.decoding else StepKind.PREFILL)
 
 
-def _output(at_ns: int, running: Running, *, is_first: bool) -> Output:
+def _output(at_ns: int, lane: Lane, running: Running, *, is_first: bool) -> Output:
+    left = lane.output_left(running)
     return Output(
         at_ns,
         running.job.id,
         is_first,
-        running.output_left == 0,
-        running.job.output_tokens - running.output_left,
+        left == 0,
+        running.job.output_tokens - left,
         running.prefill_ns,
-        running.decode_ns,
-        running.share_ns,
+        lane.decode_ns(running),
+        lane.share_ns(running),
     )

@@ -1,12 +1,13 @@
-"""A heap and a loop: the brain under virtual time, engines by their `NodeModel`.
+"""A heap and a loop: a brain under virtual time, engines by their `NodeModel`.
 
 Between events nothing is stepped: node models say when something happens next.
 """
 
-import heapq
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Protocol
 
-from repertory.core.controller import Controller
 from repertory.domain.actions import (
     Action,
     Cancel,
@@ -36,35 +37,66 @@ from repertory.domain.specs import ModelSpec, NodeSpec
 from repertory.engines.node_model import Job, NodeModel, Output, TransitionEnd
 from repertory.policy.prewarm import solve
 
-__all__ = ["SOLVE_NS", "Simulation"]
+__all__ = ["SOLVE_NS", "Brain", "Fate", "Simulation"]
 
 SOLVE_NS = 2_000_000
 """What a `Solve` is taken to last: 0.024 ms for 100 models in numpy, and the way there and back."""
 
 
+_WATCHED = 1024
+"""Events between two looks of the watcher: some 50 ms."""
+
+
+class Brain(Protocol):
+    """What decides: ours, or another system's rules behind the same door."""
+
+    def handle(self, event: Event) -> list[Action]: ...
+
+
+@dataclass(slots=True)
+class Fate:
+    """What has become of a request so far."""
+
+    request: Request
+    output_tokens: int
+    """That it comes to."""
+    made_tokens: int = 0
+    """On workers that have died, and before it was stopped."""
+    started_ns: int | None = None
+    """When it was first dispatched."""
+    first_ns: int | None = None
+    """When its first token was there."""
+    stopped_ns: int | None = None
+    """Since when its stream has stood still."""
+    gap_ns: int = 0
+    """The longest that it stood still."""
+
+
 class Simulation:
-    """Feeds events to a controller and carries its actions out on node models."""
+    """Feeds events to a brain and carries its actions out on node models."""
 
     def __init__(
         self,
-        controller: Controller,
+        brain: Brain,
         nodes: Iterable[NodeModel],
         output_tokens: Callable[[Request], int] = lambda request: request.max_tokens,
         settled: Callable[[int, Outcome], None] = lambda at_ns, outcome: None,
         worker: Callable[[NodeSpec], NodeModel] | None = None,
     ) -> None:
-        self._controller = controller
+        self._handle = brain.handle
         self._nodes = {model.node.id: model for model in nodes}
         self._output_tokens = output_tokens
         self._settled = settled
         self._worker = worker
         """Makes the worker of a node that comes up during the run."""
         self._heap: list[tuple[tuple[int, int, str], Event]] = []
+        self._due: list[tuple[int, str]] = []
+        """A heap: when which node is to be looked at.  Holds only if `_booked` says the same."""
+        self._booked: dict[str, int | None] = {}
         self._timers: dict[str, int] = {}
-        self._requests: dict[str, Request] = {}
         self._specs: dict[str, ModelSpec] = {}
-        self._made: dict[str, int] = {}
-        """Tokens that requests got from workers that have died."""
+        self.fates: dict[str, Fate] = {}
+        """Of requests without an outcome, and of the one that is told its outcome just now."""
         self.now_ns = 0
 
     def start(self, specs: Iterable[ModelSpec]) -> None:
@@ -74,124 +106,173 @@ class Simulation:
         for spec in specs:
             self._push(ModelAdded(0, spec))
 
-    def run(self, arrivals: Iterable[Event]) -> None:
-        """Until nothing is left to happen.  `arrivals` must come in order of time."""
+    def run(self, arrivals: Iterable[Event], goes_on: Callable[[int], bool] | None = None) -> bool:
+        """Until nothing is left to happen.  `arrivals` must come in order of time.
+
+        `goes_on` is told the time now and then; when it says no, the run ends there.  True: to the
+        end.
+        """
         coming = iter(arrivals)
         upcoming = next(coming, None)
+        events, left = self._heap, _WATCHED
         while True:
-            upcoming = self._take_due(coming, upcoming)
-            if self._heap:
-                at_ns = self._heap[0][0][0]
-                node_ns = self._next_node_ns()
-                if node_ns is not None and node_ns <= at_ns:
-                    self._advance(node_ns)
-                    continue
-                self._deliver(heapq.heappop(self._heap)[1])
-            elif (node_ns := self._next_node_ns()) is not None:
+            node_ns = self._next_node_ns()
+            at_ns = events[0][0][0] if events else None
+            if node_ns is not None and (at_ns is None or node_ns <= at_ns):
+                at_ns = node_ns
+            while upcoming is not None and (at_ns is None or upcoming.at_ns <= at_ns):
+                self._push(upcoming)
+                at_ns = upcoming.at_ns
+                upcoming = next(coming, None)
+            if at_ns is None:
+                return True
+            if node_ns is not None and node_ns <= at_ns:
                 self._advance(node_ns)
             else:
-                return
-
-    def _take_due(self, coming: Iterator[Event], upcoming: Event | None) -> Event | None:
-        """Move arrivals onto the heap up to the next thing that happens anyway."""
-        while upcoming is not None:
-            next_ns = self._heap[0][0][0] if self._heap else None
-            node_ns = self._next_node_ns()
-            if node_ns is not None and (next_ns is None or node_ns < next_ns):
-                next_ns = node_ns
-            if next_ns is not None and upcoming.at_ns > next_ns:
-                break
-            self._push(upcoming)
-            upcoming = next(coming, None)
-        return upcoming
+                self._deliver(heappop(events)[1])
+            left -= 1
+            if not left:
+                left = _WATCHED
+                if goes_on is not None and not goes_on(self.now_ns):
+                    return False
 
     def _push(self, event: Event) -> None:
         if isinstance(event, Arrived):
-            self._requests[event.request.id] = event.request
+            request = event.request
+            self.fates[request.id] = Fate(request, self._output_tokens(request))
         elif isinstance(event, ModelAdded):
             self._specs[event.spec.name] = event.spec
-        heapq.heappush(self._heap, (order(event), event))
+        heappush(self._heap, (order(event), event))
 
     def _deliver(self, event: Event) -> None:
-        if isinstance(event, Timer):
-            if self._timers.get(event.name) != event.at_ns:
-                return
-            del self._timers[event.name]
-        assert event.at_ns >= self.now_ns, f"time went back to {event}"
-        self.now_ns = event.at_ns
-        if isinstance(event, WorkerLost):
-            self._bury(self._nodes.pop(event.node_id))
-        elif isinstance(event, WorkerUp) and event.node.id not in self._nodes:
-            assert self._worker is not None, f"nobody makes a worker for {event.node.id}"
-            self._nodes[event.node.id] = self._worker(event.node)
-        for action in self._controller.handle(event):
+        at_ns = event.at_ns
+        assert at_ns >= self.now_ns, f"time went back to {event}"
+        match event:
+            case Arrived() | FirstToken() | Finished():
+                pass
+            case Timer(name=name):
+                if self._timers.get(name) != at_ns:
+                    return
+                del self._timers[name]
+            case WorkerLost(node_id=node_id):
+                self.now_ns = at_ns
+                self._bury(self._nodes.pop(node_id))
+            case WorkerUp(node=node) if node.id not in self._nodes:
+                assert self._worker is not None, f"nobody makes a worker for {node.id}"
+                self._nodes[node.id] = self._worker(node)
+            case _:
+                pass
+        self.now_ns = at_ns
+        for action in self._handle(event):
             self._carry_out(action)
 
     def _carry_out(self, action: Action) -> None:
         match action:
             case Dispatch(request_id, replica_id, node_id):
-                request = self._requests[request_id]
-                made = self._made.get(request_id, 0)
-                length = self._output_tokens(request)
-                prompt_tokens, weight = request.prompt_tokens + made, request.weight
-                deadline_ns = None if made else request.deadline_ns
-                job = Job(request_id, prompt_tokens, length - made, weight, deadline_ns)
-                self._nodes[node_id].submit(self.now_ns, replica_id, job)
-            case Cancel(request_id, _, node_id):
-                self._nodes[node_id].cancel(self.now_ns, request_id)
-            case Preempt(request_id, _, node_id):
-                self._preempt(self._nodes[node_id], request_id)
+                node = self._nodes[node_id]
+                node.submit(self.now_ns, replica_id, self._job(request_id))
             case Settle(outcome):
-                self._requests.pop(outcome.request_id, None)
-                self._made.pop(outcome.request_id, None)
                 self._settled(self.now_ns, outcome)
+                self.fates.pop(outcome.request_id, None)
+                return
+            case Cancel(request_id, _, node_id):
+                node = self._nodes[node_id]
+                node.cancel(self.now_ns, request_id)
+            case Preempt(request_id, _, node_id):
+                node = self._nodes[node_id]
+                self._preempt(node, request_id)
             case WakeAt(at_ns, name):
                 self._timers[name] = at_ns
                 self._push(Timer(at_ns, name))
+                return
             case Solve(problem):
                 self._push(PlanReady(self.now_ns + SOLVE_NS, solve(problem)))
+                return
             case _:
                 node = self._nodes[action.node_id]
                 node.transit(self.now_ns, action, self._specs[action.model])
+        self._book(node)
+
+    def _job(self, request_id: str) -> Job:
+        """What is left to compute of a request; its deadline is of its first token alone."""
+        fate = self.fates[request_id]
+        request, made = fate.request, fate.made_tokens
+        if fate.started_ns is None:
+            fate.started_ns = self.now_ns
+        return Job(
+            request_id,
+            request.prompt_tokens + made,
+            fate.output_tokens - made,
+            request.weight,
+            None if made else request.deadline_ns,
+        )
 
     def _next_node_ns(self) -> int | None:
-        times = [model.next_at_ns for model in self._nodes.values()]
-        return min((at_ns for at_ns in times if at_ns is not None), default=None)
+        due = self._due
+        while due and self._booked.get(due[0][1]) != due[0][0]:
+            heappop(due)
+        return due[0][0] if due else None
+
+    def _book(self, node: NodeModel) -> None:
+        """A node has changed: when is it to be looked at?"""
+        at_ns, name = node.next_at_ns, node.node.id
+        if self._booked.get(name) != at_ns:
+            self._booked[name] = at_ns
+            if at_ns is not None:
+                heappush(self._due, (at_ns, name))
 
     def _advance(self, to_ns: int) -> None:
-        for model in self._nodes.values():
-            for happened in model.advance(to_ns):
+        """The nodes at which something happens then."""
+        due = self._due
+        while due and due[0][0] <= to_ns:
+            at_ns, name = heappop(due)
+            if self._booked.get(name) != at_ns:
+                continue
+            self._booked[name] = None
+            node = self._nodes[name]
+            for happened in node.advance(to_ns):
                 for event in self._events_of(happened):
                     self._push(event)
+            self._book(node)
 
     def _preempt(self, node: NodeModel, name: str) -> None:
         """Unless it has ended: then that is on its way."""
         node.catch_up(self.now_ns)
         if name in node.generations:
-            self._made[name] = self._made.get(name, 0) + node.produced(name)
+            fate = self.fates[name]
+            fate.made_tokens += node.produced(name)
+            fate.stopped_ns = self.now_ns
             share_ns = node.share_ns(name)
             node.cancel(self.now_ns, name)
-            self._push(Preempted(self.now_ns, name, self._made[name], share_ns))
+            self._push(Preempted(self.now_ns, name, fate.made_tokens, share_ns))
 
     def _bury(self, lost: NodeModel) -> None:
         """What its generations have made by now is not made again."""
+        self._booked.pop(lost.node.id, None)
         lost.catch_up(self.now_ns)
         for name in lost.generations:
-            self._made[name] = self._made.get(name, 0) + lost.produced(name)
+            fate = self.fates[name]
+            fate.made_tokens += lost.produced(name)
+            fate.stopped_ns = self.now_ns
 
     def _events_of(self, happened: Output | TransitionEnd) -> Iterator[Event]:
         if isinstance(happened, TransitionEnd):
             yield _end_of(happened)
             return
-        name = happened.generation_id
+        name, at_ns = happened.generation_id, happened.at_ns
+        fate = self.fates[name]
         if happened.is_first:
-            yield FirstToken(happened.at_ns, name)
+            if fate.first_ns is None:
+                fate.first_ns = at_ns
+            elif fate.stopped_ns is not None:
+                fate.gap_ns = max(fate.gap_ns, at_ns - fate.stopped_ns)
+            yield FirstToken(at_ns, name)
         if happened.is_last:
             yield Finished(
-                happened.at_ns,
+                at_ns,
                 name,
                 FinishReason.LENGTH,
-                self._made.get(name, 0) + happened.output_tokens,
+                fate.made_tokens + happened.output_tokens,
                 happened.prefill_ns,
                 happened.decode_ns,
                 share_ns=happened.share_ns,

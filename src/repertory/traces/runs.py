@@ -4,7 +4,7 @@ A run that was broken off is a file without its last lines: what is there is who
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,7 +12,7 @@ import msgspec
 
 from repertory.domain.workloads import RequestRecord, RunHeader
 
-__all__ = ["Run", "RunFileError", "RunWriter", "read_run"]
+__all__ = ["Run", "RunFileError", "RunWriter", "read_run", "stream_run"]
 
 _encoder = msgspec.json.Encoder()
 _FORMAT = "repertory run 1"
@@ -37,12 +37,32 @@ class _First(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run: RunHeader
 
 
+_NOTE_BYTES = 256
+"""Kept free behind the header: why a run is only a part is known when it ends."""
+
+
 class RunWriter:
     """Writes records as they come, so that what was measured outlives an interruption."""
 
     def __init__(self, file: BinaryIO, header: RunHeader) -> None:
         self._file = file
-        self._file.write(_encoder.encode(_First(_FORMAT, header)) + b"\n")
+        self._header = header
+        first = _encoder.encode(_First(_FORMAT, header))
+        self._room_bytes = len(first) + _NOTE_BYTES
+        self._file.write(first.ljust(self._room_bytes) + b"\n")
+
+    def remark(self, note: str) -> None:
+        """Say at the head of the file why it is only a part; cut to the room that is left there."""
+        kept = note
+        while True:
+            first = _encoder.encode(_First(_FORMAT, replace(self._header, note=kept)))
+            if len(first) <= self._room_bytes:
+                break
+            kept = kept[:-1]
+        end = self._file.tell()
+        self._file.seek(0)
+        self._file.write(first.ljust(self._room_bytes))
+        self._file.seek(end)
 
     def add(self, record: RequestRecord) -> None:
         self._file.write(_encoder.encode(record) + b"\n")
@@ -61,6 +81,16 @@ def read_run(path: Path) -> Run:
                 return Run(header, tuple(records), is_cut=True)
             records.append(line)
     return Run(header, tuple(records))
+
+
+def stream_run(path: Path) -> Iterator[RequestRecord]:
+    """Its records one by one, for files larger than memory; a broken last line is left out."""
+    with path.open("rb") as file:
+        _header(path, file.readline())
+        for record in _records(path, file):
+            if record is None:
+                return
+            yield record
 
 
 def _header(path: Path, line: bytes) -> RunHeader:
