@@ -1,9 +1,10 @@
 """What the work expected of a model takes at a place, and what it takes from others there."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
-from repertory.core.sites import Site
+from repertory.core.sites import Site, fits_whole, is_faster_than_cores
 from repertory.core.splits import has_accelerators
 from repertory.core.state import ModelState, State, Step
 from repertory.domain.ladder import Rung
@@ -94,7 +95,9 @@ def _answers_s(
     own = _load(state, step, model, site.placement, len(model.queue))
     if is_alone:
         return own.answers * own.each_s
-    others = list(_others(state, step, model, site.placement, gone))
+    others = [*_others(state, step, model, site.placement, gone)]
+    if is_faster_than_cores(site.node, site.placement.devices) and not fits_whole(state, model):
+        others += _missing(state, step, model, site.placement, gone)
     before = sum(one.share for one in others)
     alone, together = response_factor(before), response_factor(before + own.share)
     theirs_s = sum(one.answers * one.each_s for one in others) * (together - alone)
@@ -110,6 +113,23 @@ def _others(
             continue
         if not set(where.devices).isdisjoint(one.placement.devices):
             yield _load(state, step, state.models[one.model], one.placement, len(one.running))
+
+
+def _missing(
+    state: State, step: Step, model: ModelState, where: Placement, gone: frozenset[str]
+) -> Iterator[_Load]:
+    """Who is not there now, and comes back: a part of what never fits takes the device's steps for
+    as long as it stays, and those who are asked for do not stay away.
+    """
+    for other in state.models.values():
+        is_there = any(
+            one.id not in gone and (one.rung in (Rung.DEVICE, Rung.SERVING) or one.transition)
+            for one in other.replicas.values()
+        )
+        if other is model or is_there or other.rate.per_s(step.at_ns) <= 0.0:
+            continue
+        if fits_whole(state, other):
+            yield _load(state, step, other, replace(where, layers=None), 0)
 
 
 def _load(state: State, step: Step, model: ModelState, where: Placement, waiting: int) -> _Load:
