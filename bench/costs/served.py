@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.checks import Check, at_least, at_most
+from bench.costs.moves import moves_of
 from bench.costs.pair import baseline, device_of
 from bench.costs.ruled import RULES
 from bench.costs.slow_disk import forget_pages, slow_disk
@@ -69,6 +70,8 @@ class Served:
     """Of all, in the middle."""
     failures: int
     loads: int
+    steps_per_load: float
+    """Of a 300M, with all layers on the device."""
 
 
 def served(run: Run) -> list[Check]:
@@ -179,12 +182,13 @@ def _result(rule: str, told: list[Told], state_dir: Path) -> Served:
         late[one.wish.model] = missed + is_late, count + 1
         good += 0 if is_late else one.tokens
         end_s = max(end_s, one.wish.at_s + one.total_s)
-    log = next(state_dir.glob("**/*.jsonl"))
+    loads = moves_of(state_dir).loads
     return Served(
         rule,
         good / end_s,
         late,
         statistics.median(one.ttft_s or _TIMEOUT_S for one in told),
         sum(one.failure is not None for one in told),
-        log.read_text().count('"type":"Load"'),
+        len(loads),
+        statistics.median(loads) / _STEP_S,
     )
