@@ -6,6 +6,7 @@ from, the other layers with theirs, and the tokenizer.
 """
 
 from repertory.domain.specs import Footprint, KvShape, ModelSpec, Placement, WeightsForm
+from repertory.perf.divided import share_of
 
 __all__ = [
     "MIN_CELLS",
@@ -85,8 +86,7 @@ def share_there(spec: ModelSpec, layers: int | None) -> float:
     """The share of the bytes that a step reads that lies on the devices, if `layers` are there."""
     if layers is None:
         return 1.0
-    whole = spec.head_bytes + spec.all_layers_bytes
-    return (spec.head_bytes + spec.all_layers_bytes * layers / spec.layers) / whole
+    return share_of(layers, spec.layers, spec.head_bytes, spec.all_layers_bytes)
 
 
 def most_layers(
