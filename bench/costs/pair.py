@@ -90,10 +90,10 @@ def _spawn(command: list[str], kept: int, environment: dict[str, str]) -> "subpr
 
 
 def baseline(peers: Path) -> Path:
-    """The slow library that `make peers` built."""
+    """The slow library that `bash bench/pair.sh` built."""
     found = sorted(peers.glob("baseline-*"))
     if not found:
-        raise SystemExit("no baseline library beside llama-server: run `make peers`")
+        raise SystemExit("no baseline library beside llama-server: run `bash bench/pair.sh`")
     return found[-1].resolve()
 
 
