@@ -40,8 +40,8 @@ DEVICE_BYTES = 40 * GIB
 DEVICES_PER_NODE = 8
 PERIOD_S = 600.0
 """In which a model's rate goes up and down once."""
-LOADS = {"light": 2.0, "over": 20.0}
-"""Requests a second and device.  A device does about ten of them, of one model."""
+LOADS = {"light": 1.5, "over": 6.0}
+"""Requests a second and device: what is served as it comes, and what makes queues grow."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ never makes it an observation.
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from repertory.perf.profiles import PRIOR_ERROR
 
@@ -68,9 +69,11 @@ Prediction = Estimated | Profiled | Observed
 _CERTAINTY = (Estimated.basis, Profiled.basis, Observed.basis)
 
 
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """How measured seconds stand to a law's seconds."""
+class Ratio(NamedTuple):
+    """How measured seconds stand to a law's seconds.
+
+    A tuple: four of them are made whenever a generation ends.
+    """
 
     value: float
     samples: int
