@@ -47,7 +47,8 @@ def serve(state: State, step: Step, model: ModelState) -> None:
     state.short.pop(model.spec.name, None)
     if not model.queue:
         return
-    _spare_own(state, step, model)
+    if model.claims:
+        _spare_own(state, step, model)
     open_replicas = [
         replica
         for replica in model.replicas.values()
@@ -60,13 +61,15 @@ def serve(state: State, step: Step, model: ModelState) -> None:
         record = next(waiting, None)
         if record is None:
             break
-        startable = [one for one in free if _may_start(state, record, one)]
+        startable = free
+        if record.is_suspect:
+            startable = [one for one in free if _may_start(state, record, one)]
         if not startable:
             break  # nobody takes the slot of a suspect that waits for its trial
         chosen = _slot_for(record, startable)
         if chosen is not None:
             _dispatch(state, step, model, record, chosen)
-    if model.queue and not _is_held_back(state, step, model, open_replicas):
+    if model.queue and not (state.trials and _is_held_back(state, step, model, open_replicas)):
         _grow(state, step, model, open_replicas)
         # Others are asked for room when slots begin to lack, and again whenever the queue has
         # doubled, for what slots would save grows with it.
@@ -77,7 +80,7 @@ def serve(state: State, step: Step, model: ModelState) -> None:
 
 def _spare_own(state: State, step: Step, model: ModelState) -> None:
     """A replica that drains for longer slots need not, once its head fits after all."""
-    head = first_of(state, model, step.at_ns) if model.claims else None
+    head = first_of(state, model, step.at_ns)
     for replica_id in list(model.claims):
         replica = state.replicas[replica_id]
         is_own = replica.model == model.spec.name and replica.leaving is None
@@ -96,7 +99,7 @@ def _is_held_back(
     state: State, step: Step, model: ModelState, open_replicas: list[ReplicaState]
 ) -> bool:
     """It is not for a lack of slots that the head waits, but for its trial."""
-    head = first_of(state, model, step.at_ns) if state.trials else None
+    head = first_of(state, model, step.at_ns)
     return head is not None and any(
         not _may_start(state, head, one)
         and one.kv is not None
@@ -109,6 +112,8 @@ def _is_held_back(
 def end_trial(state: State, step: Step, record: RequestRecord) -> None:
     """It made a token, or it ended: whoever waits for a trial of its own may have it."""
     record.is_suspect, record.strikes = False, ()
+    if not state.trials:
+        return
     node_id = next((node for node, one in state.trials.items() if one == record.request.id), None)
     if node_id is None:
         return
@@ -322,13 +327,12 @@ def _rooms_to_grow(state: State, replica: ReplicaState) -> dict[str, int]:
     """Bytes by pool that nobody has or was promised: old and new KV memory are held together."""
     if not state.node_of(replica).capabilities.kv_resizable:
         return dict.fromkeys(replica.placement.pools, 0)
-    ledgers = {pool: state.devices[pool] for pool in replica.placement.pools}
-    return {name: min(one.available_bytes, one.free_bytes) for name, one in ledgers.items()}
+    return {pool: state.devices[pool].spare_bytes for pool in replica.placement.pools}
 
 
 def _holds(rooms: dict[str, int], replica: ReplicaState, kv: KvShape) -> bool:
     needs = kv_needs(replica.spec, replica.placement, kv)
-    return all(size <= rooms[pool] for pool, size in needs.items())
+    return all([size <= rooms[pool] for pool, size in needs.items()])
 
 
 def _larger(
@@ -337,7 +341,7 @@ def _larger(
     """The largest class up to what the queue asks for that holds what runs, and fits."""
     held = replica.kv
     assert held is not None
-    longest = max(one.request.cells for one in islice(model.queue.values(), _LOOK_AHEAD))
+    longest = max([one.request.cells for one in islice(model.queue.values(), _LOOK_AHEAD)])
     wanted = shape_for(model.spec, len(replica.running) + len(model.queue), longest)
     shapes = _halved(wanted.sequences, held.sequences, max(wanted.cells, held.cells))
     if head.request.cells > held.cells:

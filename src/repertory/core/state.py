@@ -35,9 +35,11 @@ Lies = tuple[WeightsForm, int | None, bool]
 there, and whether what need not be there is held elsewhere."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class RequestRecord:
-    """A request that has no outcome yet."""
+    """A request that has no outcome yet.  One is another's equal only if it is the same, here and
+    below: whoever looks for one in a list does not compare all that is known of them.
+    """
 
     request: Request
     since_ns: int
@@ -126,7 +128,7 @@ class KeyState:
     running: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ReplicaState:
     """One copy of a model on one placement."""
 
@@ -238,7 +240,7 @@ class Pause:
     resumed: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ModelState:
     """One model: its queue, its replicas, what it was asked for."""
 

@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop
+from typing import NamedTuple
 
 __all__ = [
     "MISS_PENALTY_S",
@@ -83,9 +84,11 @@ def response_factor(share: float) -> float:
     return 1.0 / (1.0 - min(share, _MOST_SHARE))
 
 
-@dataclass(frozen=True, slots=True)
-class Starving:
-    """A model that has demand and no replica: what its turn and its chances depend on."""
+class Starving(NamedTuple):
+    """A model that has demand and no replica: what its turn and its chances depend on.
+
+    A tuple: one is made for every request that comes for such a model.
+    """
 
     name: str
     since_ns: int | None
