@@ -115,6 +115,7 @@ def _give_back_running(state: State, step: Step, replica: ReplicaState, event: W
             lose(state, step, record, f"the worker died under this request: {message}")
     returned = list(replica.running.values())
     replica.running, replica.running_ns = {}, 0
+    state.busy.pop(replica.id, None)
     for record in returned:
         charge_measured(state, record, 0)  # what it had is made again
         record.is_returned = True
@@ -166,6 +167,7 @@ def take_model_added(state: State, step: Step, event: ModelAdded) -> None:
         model.is_pinned = spec.is_pinned  # else an operator's pin outlives the announcement
         step.has_room = True
     model.spec = spec
+    model.stretches.clear()
     model.fault, model.failures, model.not_before_ns = None, 0, 0
     was_wanted = model.is_wanted and not model.is_removed  # else a new alias forgets a preload
     model.is_removed = False
@@ -198,6 +200,7 @@ def take_held(state: State, model: ModelState) -> None:
     for form, size in held.weights_bytes.items():
         model.measured_weights_bytes.setdefault((form, None, False), size)
     model.measured_buffers_bytes = model.measured_buffers_bytes or held.buffers_bytes
+    model.stretches.clear()
     model.need_bytes = None
 
 

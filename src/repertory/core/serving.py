@@ -144,6 +144,7 @@ def _dispatch(
     record.replica_id = replica.id
     record.ahead_s = _computed_ahead_s(state, replica)
     replica.running[record.request.id] = record
+    state.busy[replica.id] = replica
     replica.running_ns += record.work_ns
     record.company = len(replica.running)
     record.dispatched_ns, record.taken_up_ns = step.at_ns, None
@@ -185,6 +186,7 @@ def leave_replica(
     replica.running_ns -= record.work_ns
     step.touched[replica.model] = None
     if not replica.running:
+        del state.busy[replica.id]
         replica.idle_since_ns = step.at_ns
         if replica.phase is Phase.DRAINING or not state.models[replica.model].queue:
             step.has_room = True

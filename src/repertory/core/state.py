@@ -28,11 +28,19 @@ __all__ = [
     "RequestRecord",
     "State",
     "Step",
+    "Stretch",
 ]
 
 Lies = tuple[WeightsForm, int | None, bool]
 """What the bytes of a model's weights on its devices depend on: their form, how many layers are
 there, and whether what need not be there is held elsewhere."""
+
+
+class Stretch(NamedTuple):
+    """How weights measured up to their prediction, in each tier."""
+
+    there: float
+    rest: float
 
 
 @dataclass(slots=True, eq=False)
@@ -290,6 +298,9 @@ class ModelState:
     measured_weights_bytes: dict[Lies, int] = field(default_factory=dict)
     measured_rest_bytes: dict[Lies, int] = field(default_factory=dict)
     """Of the weights, in main memory beside those on accelerators."""
+    stretches: dict[tuple[WeightsForm, bool], Stretch] = field(default_factory=dict)
+    """What these say of other numbers of layers (`core.tiers`), by form and by whether there is
+    main memory beside; forgotten when they or the spec change."""
     measured_buffers_bytes: int = 0
     measured_rest_buffers_bytes: int = 0
     head_id: str | None = None
@@ -340,6 +351,8 @@ class State:
         self.replicas: dict[str, ReplicaState] = {}
         self.on_devices: dict[str, ReplicaState] = {}
         """Replicas that hold device memory, or are about to."""
+        self.busy: dict[str, ReplicaState] = {}
+        """Those on which something runs."""
         self.requests: dict[str, RequestRecord] = {}
         self.intents: dict[str, Intent] = {}
         """By model, in order of creation."""
@@ -395,7 +408,7 @@ class State:
 
     def is_crowded(self, node_id: str) -> bool:
         """Something computes on that node."""
-        return any(one.running and one.node_id == node_id for one in self.on_devices.values())
+        return any(one.node_id == node_id for one in self.busy.values())
 
     def ledgers_of(self, replica: ReplicaState) -> list[Ledger]:
         """Of all pools that it lies in."""
