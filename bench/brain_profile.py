@@ -60,7 +60,7 @@ class Scene:
 
 
 def profile(spec: ModelSpec, device: DeviceSpec) -> Profile:
-    """About an accelerator with 2 TB/s, behind a disk with 5 GB/s; what is on cores is a prior's."""
+    """About a card with 2 TB/s, behind a disk with 5 GB/s; what is on cores is a prior's."""
     prior = prior_profile(spec, device)
     if device.backend == "cpu":
         return prior

@@ -115,7 +115,6 @@ def _give_back_running(state: State, step: Step, replica: ReplicaState, event: W
             lose(state, step, record, f"the worker died under this request: {message}")
     returned = list(replica.running.values())
     replica.running, replica.running_ns = {}, 0
-    state.busy.pop(replica.id, None)
     for record in returned:
         charge_measured(state, record, 0)  # what it had is made again
         record.is_returned = True
@@ -167,7 +166,6 @@ def take_model_added(state: State, step: Step, event: ModelAdded) -> None:
         model.is_pinned = spec.is_pinned  # else an operator's pin outlives the announcement
         step.has_room = True
     model.spec = spec
-    model.stretches.clear()
     model.fault, model.failures, model.not_before_ns = None, 0, 0
     was_wanted = model.is_wanted and not model.is_removed  # else a new alias forgets a preload
     model.is_removed = False
@@ -194,13 +192,13 @@ def take_held(state: State, model: ModelState) -> None:
     """Bytes that were read before it was ever brought up here are reserved as if it had been; what
     was read of it since, by this server, stands.
     """
+    model.stretches.clear()
     held = state.costs.held(model.spec)
     if held is None or model.spec.devices_per_replica > 1:
         return
     for form, size in held.weights_bytes.items():
         model.measured_weights_bytes.setdefault((form, None, False), size)
     model.measured_buffers_bytes = model.measured_buffers_bytes or held.buffers_bytes
-    model.stretches.clear()
     model.need_bytes = None
 
 

@@ -270,7 +270,7 @@ def _forget_idle(state: State, name: str) -> None:
 
 def _gap_of(model: ModelState) -> float:
     """Until some slot is free, about; only deadlines ask for it."""
-    if not any([alike.has_deadline for alike in model.lines]):
+    if not any(alike.has_deadline for alike in model.lines):
         return 0.0
     return min(
         (

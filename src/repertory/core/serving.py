@@ -56,9 +56,24 @@ def serve(state: State, step: Step, model: ModelState) -> None:
     ]
     if not open_replicas:
         return
+    _fill_slots(state, step, model, open_replicas)
+    if model.queue and not (state.trials and _is_held_back(state, step, model, open_replicas)):
+        _grow(state, step, model, open_replicas)
+        # Others are asked for room when slots begin to lack, and again whenever the queue has
+        # doubled, for what slots would save grows with it.
+        is_due = not was_short or len(model.queue).bit_count() == 1
+        if model.spec.name in state.short and is_due:
+            step.short[model.spec.name] = None
+
+
+def _fill_slots(
+    state: State, step: Step, model: ModelState, open_replicas: list[ReplicaState]
+) -> None:
     waiting = islice(in_line(state, model, step.at_ns), _LOOK_AHEAD)
+    is_worth_it = False
     while free := [one for one in open_replicas if len(one.running) < one.slots]:
-        record = next(waiting, None)
+        is_worth_it = is_worth_it or _may_fit(model, free)
+        record = next(waiting, None) if is_worth_it else None
         if record is None:
             break
         startable = free
@@ -69,13 +84,18 @@ def serve(state: State, step: Step, model: ModelState) -> None:
         chosen = _slot_for(record, startable)
         if chosen is not None:
             _dispatch(state, step, model, record, chosen)
-    if model.queue and not (state.trials and _is_held_back(state, step, model, open_replicas)):
-        _grow(state, step, model, open_replicas)
-        # Others are asked for room when slots begin to lack, and again whenever the queue has
-        # doubled, for what slots would save grows with it.
-        is_due = not was_short or len(model.queue).bit_count() == 1
-        if model.spec.name in state.short and is_due:
-            step.short[model.spec.name] = None
+            is_worth_it = False
+
+
+def _may_fit(model: ModelState, free: list[ReplicaState]) -> bool:
+    """Somebody in sight is short enough for a free slot: else nobody needs to be ranked."""
+    longest = max([one.kv.cells for one in free if one.kv], default=0)
+    waiting = model.queue
+    for line in model.lines.values():
+        for ticket in line[:_LOOK_AHEAD]:
+            if waiting[ticket.name].request.cells <= longest:
+                return True
+    return False
 
 
 def _spare_own(state: State, step: Step, model: ModelState) -> None:
@@ -334,7 +354,7 @@ def _rooms_to_grow(state: State, replica: ReplicaState) -> dict[str, int]:
 
 def _holds(rooms: dict[str, int], replica: ReplicaState, kv: KvShape) -> bool:
     needs = kv_needs(replica.spec, replica.placement, kv)
-    return all([size <= rooms[pool] for pool, size in needs.items()])
+    return all(size <= rooms[pool] for pool, size in needs.items())
 
 
 def _larger(

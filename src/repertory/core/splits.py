@@ -41,10 +41,12 @@ class Division:
 
 def has_accelerators(state: State) -> bool:
     """Some node has another choice than all or nothing on one kind of device."""
-    return any(
-        node.capabilities.partial_layers and any(one.backend != "cpu" for one in node.devices)
-        for node in state.nodes.values()
-    )
+    for node in state.nodes.values():
+        if node.capabilities.partial_layers:
+            for one in node.devices:
+                if one.backend != "cpu":
+                    return True
+    return False
 
 
 def can_divide(node: NodeSpec, placement: Placement) -> bool:

@@ -45,9 +45,7 @@ class Stretch(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class RequestRecord:
-    """A request that has no outcome yet.  One is another's equal only if it is the same, here and
-    below: whoever looks for one in a list does not compare all that is known of them.
-    """
+    """A request that has no outcome yet."""
 
     request: Request
     since_ns: int
@@ -351,8 +349,7 @@ class State:
         self.replicas: dict[str, ReplicaState] = {}
         self.on_devices: dict[str, ReplicaState] = {}
         """Replicas that hold device memory, or are about to."""
-        self.busy: dict[str, ReplicaState] = {}
-        """Those on which something runs."""
+        self.busy: dict[str, ReplicaState] = {}  # on which something runs
         self.requests: dict[str, RequestRecord] = {}
         self.intents: dict[str, Intent] = {}
         """By model, in order of creation."""

@@ -5,6 +5,7 @@ of the set of cores that its placement names for the rest (docs/decisions/offloa
 """
 
 from dataclasses import replace
+
 from repertory.core.ledger import Charge
 from repertory.core.state import Lies, ModelState, ReplicaState, State, Stretch
 from repertory.domain.specs import KvShape, Placement

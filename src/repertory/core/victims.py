@@ -207,9 +207,7 @@ def idle_victims(state: State, step: Step) -> list[Victim]:
 
 def _limits(state: State) -> HandoverLimits:
     settings = state.settings
-    return HandoverLimits(
-        settings.min_residency_s, settings.switches_per_turn, settings.max_wait_s
-    )
+    return HandoverLimits(settings.min_residency_s, settings.switches_per_turn, settings.max_wait_s)
 
 
 def _young_until_ns(
