@@ -16,7 +16,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop
-from typing import NamedTuple
 
 __all__ = [
     "MISS_PENALTY_S",
@@ -84,11 +83,9 @@ def response_factor(share: float) -> float:
     return 1.0 / (1.0 - min(share, _MOST_SHARE))
 
 
-class Starving(NamedTuple):
-    """A model that has demand and no replica: what its turn and its chances depend on.
-
-    A tuple: one is made for every request that comes for such a model.
-    """
+@dataclass(frozen=True, slots=True)
+class Starving:
+    """A model that has demand and no replica: what its turn and its chances depend on."""
 
     name: str
     since_ns: int | None
