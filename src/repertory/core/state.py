@@ -15,6 +15,7 @@ from repertory.domain.ladder import Phase, RequestState, RequestStep, Rung, next
 from repertory.domain.requests import Fault, Request
 from repertory.domain.settings import Settings
 from repertory.domain.specs import KvShape, ModelSpec, NodeSpec, Placement, WeightsForm
+from repertory.perf.bytes import Stretch
 from repertory.policy.evict import Release
 from repertory.policy.objective import Starving
 from repertory.policy.offload import Rule, by_harm
@@ -28,19 +29,11 @@ __all__ = [
     "RequestRecord",
     "State",
     "Step",
-    "Stretch",
 ]
 
 Lies = tuple[WeightsForm, int | None, bool]
 """What the bytes of a model's weights on its devices depend on: their form, how many layers are
 there, and whether what need not be there is held elsewhere."""
-
-
-class Stretch(NamedTuple):
-    """How weights measured up to their prediction, in each tier."""
-
-    there: float
-    rest: float
 
 
 @dataclass(slots=True, eq=False)

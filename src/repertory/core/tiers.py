@@ -7,9 +7,9 @@ of the set of cores that its placement names for the rest (docs/decisions/offloa
 from dataclasses import replace
 
 from repertory.core.ledger import Charge
-from repertory.core.state import Lies, ModelState, ReplicaState, State, Stretch
+from repertory.core.state import Lies, ModelState, ReplicaState, State
 from repertory.domain.specs import KvShape, Placement
-from repertory.perf.bytes import kv_needs, placed_footprint, rest_footprint
+from repertory.perf.bytes import Stretch, kv_needs, placed_footprint, rest_footprint
 
 __all__ = [
     "buffer_needs",
