@@ -62,8 +62,8 @@ def _work_s(state: State, step: Step, model: ModelState, site: Site) -> float:
     devices = set(site.placement.devices)
     sharing = sum(
         1
-        for one in state.on_devices.values()
-        if one.running and one.model != spec.name and not devices.isdisjoint(one.placement.devices)
+        for one in state.busy.values()
+        if one.model != spec.name and not devices.isdisjoint(one.placement.devices)
     )
     return work_s * (1 + sharing)
 

@@ -15,6 +15,7 @@ from repertory.domain.ladder import Phase, RequestState, RequestStep, Rung, next
 from repertory.domain.requests import Fault, Request
 from repertory.domain.settings import Settings
 from repertory.domain.specs import KvShape, ModelSpec, NodeSpec, Placement, WeightsForm
+from repertory.perf.bytes import Stretch
 from repertory.policy.evict import Release
 from repertory.policy.objective import Starving
 from repertory.policy.offload import Rule, by_harm
@@ -35,7 +36,7 @@ Lies = tuple[WeightsForm, int | None, bool]
 there, and whether what need not be there is held elsewhere."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class RequestRecord:
     """A request that has no outcome yet."""
 
@@ -126,7 +127,7 @@ class KeyState:
     running: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ReplicaState:
     """One copy of a model on one placement."""
 
@@ -238,7 +239,7 @@ class Pause:
     resumed: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ModelState:
     """One model: its queue, its replicas, what it was asked for."""
 
@@ -288,6 +289,9 @@ class ModelState:
     measured_weights_bytes: dict[Lies, int] = field(default_factory=dict)
     measured_rest_bytes: dict[Lies, int] = field(default_factory=dict)
     """Of the weights, in main memory beside those on accelerators."""
+    stretches: dict[tuple[WeightsForm, bool], Stretch] = field(default_factory=dict)
+    """What these say of other numbers of layers (`core.tiers`), by form and by whether there is
+    main memory beside; forgotten when they or the spec change."""
     measured_buffers_bytes: int = 0
     measured_rest_buffers_bytes: int = 0
     head_id: str | None = None
@@ -338,6 +342,7 @@ class State:
         self.replicas: dict[str, ReplicaState] = {}
         self.on_devices: dict[str, ReplicaState] = {}
         """Replicas that hold device memory, or are about to."""
+        self.busy: dict[str, ReplicaState] = {}  # on which something runs
         self.requests: dict[str, RequestRecord] = {}
         self.intents: dict[str, Intent] = {}
         """By model, in order of creation."""
@@ -393,7 +398,7 @@ class State:
 
     def is_crowded(self, node_id: str) -> bool:
         """Something computes on that node."""
-        return any(one.running and one.node_id == node_id for one in self.on_devices.values())
+        return any(one.node_id == node_id for one in self.busy.values())
 
     def ledgers_of(self, replica: ReplicaState) -> list[Ledger]:
         """Of all pools that it lies in."""

@@ -5,11 +5,14 @@ k layers, their KV memory and compute buffers; main memory holds the tables that
 from, the other layers with theirs, and the tokenizer.
 """
 
+from typing import NamedTuple
+
 from repertory.domain.specs import Footprint, KvShape, ModelSpec, Placement, WeightsForm
 from repertory.perf.divided import share_of
 
 __all__ = [
     "MIN_CELLS",
+    "Stretch",
     "kv_bytes",
     "kv_needs",
     "most_layers",
@@ -23,6 +26,13 @@ __all__ = [
 
 MIN_CELLS = 256
 """The smallest KV context class: llama.cpp pads contexts to 256 cells."""
+
+
+class Stretch(NamedTuple):
+    """How weights measured up to their prediction, in each tier."""
+
+    there: float
+    rest: float
 
 
 def kv_bytes(spec: ModelSpec, kv: KvShape, layers: int | None = None) -> int:
