@@ -12,7 +12,9 @@ from typing import Any
 
 import aiohttp
 
-__all__ = ["Endpoint", "Heard", "Wanted", "ask", "session"]
+__all__ = ["Endpoint", "Heard", "Wanted", "ask", "greet", "session"]
+
+_GREETING_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,22 @@ def session() -> aiohttp.ClientSession:
     )
 
 
+async def greet(to: Endpoint) -> bool:
+    """Whether it is one of ours, that knows priorities; raises `OSError` where nobody answers."""
+    headers = _headers(to, Wanted("", "", 1))
+    try:
+        async with session() as http, asyncio.timeout(_GREETING_S):
+            async with http.get(f"{to.url}/v1/models", headers=headers) as reply:
+                found = json.loads(await reply.read())
+                return any(one.get("owned_by") == "repertory" for one in found["data"])
+    except TimeoutError:
+        raise OSError(f"it says nothing within {_GREETING_S:g} s") from None
+    except (aiohttp.ClientError, ConnectionError) as error:
+        raise OSError(str(error)) from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False  # it lists no models, and may still complete
+
+
 async def ask(http: aiohttp.ClientSession, to: Endpoint, wanted: Wanted, timeout_s: float) -> Heard:
     """Send it, once, and read its stream to the end; whatever goes wrong is told, not raised."""
     heard = Heard()
@@ -77,9 +95,7 @@ async def ask(http: aiohttp.ClientSession, to: Endpoint, wanted: Wanted, timeout
     return heard
 
 
-async def _read(
-    http: aiohttp.ClientSession, to: Endpoint, wanted: Wanted, heard: Heard
-) -> None:
+async def _read(http: aiohttp.ClientSession, to: Endpoint, wanted: Wanted, heard: Heard) -> None:
     now_s = asyncio.get_running_loop().time
     async with http.post(
         f"{to.url}/v1/completions", data=_body(to, wanted), headers=_headers(to, wanted)

@@ -6,7 +6,7 @@ a server look better than it is: what was sent late is a failure, and says so.
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from repertory.bench.asking import Endpoint, Heard, Wanted, ask, session
 from repertory.bench.prompts import Prompts
@@ -86,22 +86,35 @@ class _Sent:
 
     def record(self, heard: Heard, began_s: float, ended_s: float, how: Play) -> RequestRecord:
         ending, message = self._ending(heard)
-        first_s = None if heard.first_s is None else heard.first_s - began_s
         last_s = heard.last_s if heard.last_s is not None else ended_s
-        tokens = heard.tokens if heard.tokens is not None else heard.pieces
-        return self._record(
-            how,
-            ending,
-            message,
-            output_tokens=tokens,
-            first_token_s=first_s,
+        return replace(
+            self.lost(how),
+            ending=ending,
+            message=message,
+            output_tokens=heard.tokens if heard.tokens is not None else heard.pieces,
+            first_token_s=None if heard.first_s is None else heard.first_s - began_s,
             finished_s=last_s - began_s if ending is Ending.DONE else None,
             longest_gap_s=heard.longest_gap_s,
             status=heard.status,
         )
 
     def lost(self, how: Play) -> RequestRecord:
-        return self._record(how, Ending.LOST, "the run was broken off before its end")
+        """As long as nothing is known of its end."""
+        one = self.arrival
+        return RequestRecord(
+            f"r{self.number:07d}",
+            one.model,
+            self.due_s,
+            one.prompt_tokens,
+            0,
+            Ending.LOST,
+            sent_s=self.sent_s,
+            message="the run was broken off before its end",
+            priority=one.priority,
+            key=one.key,
+            deadline_s=one.deadline_s,
+            is_warmup=self.due_s < how.warmup_s,
+        )
 
     def _ending(self, heard: Heard) -> tuple[Ending, str]:
         """1. What the server refuses it refuses, also if it was sent late.
@@ -123,36 +136,3 @@ class _Sent:
         if behind_s > LATE_S:  # 4
             return Ending.FAILED, f"this client was busy, and sent it {behind_s:.2f} s late"
         return Ending.DONE, ""
-
-    def _record(
-        self,
-        how: Play,
-        ending: Ending,
-        message: str,
-        *,
-        output_tokens: int = 0,
-        first_token_s: float | None = None,
-        finished_s: float | None = None,
-        longest_gap_s: float | None = None,
-        status: int | None = None,
-    ) -> RequestRecord:
-        one = self.arrival
-        return RequestRecord(
-            f"r{self.number:07d}",
-            one.model,
-            self.due_s,
-            one.prompt_tokens,
-            output_tokens,
-            ending,
-            self.sent_s,
-            None,
-            first_token_s,
-            finished_s,
-            longest_gap_s,
-            status,
-            message,
-            one.priority,
-            one.key,
-            one.deadline_s,
-            self.due_s < how.warmup_s,
-        )

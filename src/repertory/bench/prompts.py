@@ -9,7 +9,7 @@ __all__ = ["WORDS", "Prompts"]
 
 _FIRST_ID, _LAST_ID = 300, 30_000
 """Ordinary tokens in vocabularies from 32,000 on: no specials, no single bytes."""
-WORDS = "of the and to in is was for on that with as by at from it an be this which or were".split()
+WORDS = ("of", "the", "and", "to", "in", "is", "was", "for", "on", "that", "with", "as", "by", "at")
 """A token each in every tokenizer that has seen English, with the blank before it."""
 
 
