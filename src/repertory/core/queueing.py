@@ -9,14 +9,12 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from repertory.core.state import (
-    Alike,
-    KeyState,
     ModelState,
     RequestRecord,
     State,
     Step,
-    Ticket,
 )
+from repertory.core.tickets import Alike, KeyState, Ticket
 from repertory.domain.ladder import RequestState, RequestStep
 from repertory.domain.requests import Request
 from repertory.policy.fairness import ahead_ns, lifted_ns
