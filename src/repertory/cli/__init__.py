@@ -14,7 +14,18 @@ from repertory.cli import ask, bench, check, keys, models, profile, serve, simul
 from repertory.cli.shared import FAILURE, app, code_of
 from repertory.domain.errors import RepertoryError
 
-__all__ = ["ask", "bench", "check", "keys", "main", "models", "profile", "serve", "simulate", "trace"]
+__all__ = [
+    "ask",
+    "bench",
+    "check",
+    "keys",
+    "main",
+    "models",
+    "profile",
+    "serve",
+    "simulate",
+    "trace",
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
