@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from repertory import __version__
-from repertory.cli import ask, bench, check, keys, models, profile, serve, simulate, trace
+from repertory.cli import ask, bench, check, keys, models, profile, report, serve, simulate, trace
 from repertory.cli.shared import FAILURE, app, code_of
 from repertory.domain.errors import RepertoryError
 
@@ -22,6 +22,7 @@ __all__ = [
     "main",
     "models",
     "profile",
+    "report",
     "serve",
     "simulate",
     "trace",

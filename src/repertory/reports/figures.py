@@ -1,6 +1,6 @@
 """Numbers for people.  Inside, bytes are int and seconds are float; these are for the screen."""
 
-__all__ = ["bytes_text", "change_text", "seconds_text"]
+__all__ = ["bytes_text", "change_text", "percent_text", "rate_text", "seconds_text"]
 
 
 def bytes_text(size_bytes: int | None) -> str:
@@ -37,3 +37,19 @@ def change_text(predicted: float | None, measured: float | None) -> str:
     if predicted is None or measured is None or predicted <= 0:
         return ""
     return f"{round((measured / predicted - 1) * 100):+d} %"
+
+
+def percent_text(share: float | None) -> str:
+    """99.2 %; never 100 for what is not all, nor 0 for what is something."""
+    if share is None:
+        return "-"
+    if 0.9995 <= share < 1:
+        return "> 99.9 %"
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
+    return f"{100 * share:.1f} %" if 0 < share < 1 else f"{100 * share:.0f} %"
+
+
+def rate_text(per_s: float | None) -> str:
+    """12.3/s."""
+    return "-" if per_s is None else f"{per_s:.3g}/s" if per_s < 1000 else f"{per_s:,.0f}/s"

@@ -12,7 +12,7 @@ import msgspec
 
 from repertory.domain.workloads import RequestRecord, RunHeader
 
-__all__ = ["Run", "RunFileError", "RunWriter", "read_run", "stream_run"]
+__all__ = ["Run", "RunFileError", "RunReader", "RunWriter", "read_run", "stream_run"]
 
 _encoder = msgspec.json.Encoder()
 _FORMAT = "repertory run 1"
@@ -114,3 +114,42 @@ def _records(path: Path, lines: Iterable[bytes]) -> Iterator[RequestRecord | Non
                 yield None
                 return
             raise RunFileError(f"{path}:{number}: this is no request's record: {error}") from None
+
+
+class RunReader:
+    """A run file record by record, for files larger than memory.
+
+    Raises as `read_run` does: for what is no run when it is opened, for a line while it is read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("rb")
+        try:
+            line = self._file.readline()
+            self.header = _header(path, line)
+        except BaseException:
+            self._file.close()
+            raise
+        self.read_bytes = len(line)
+        """So far."""
+        self.is_cut = False
+        """Its last line was broken off; known at the end."""
+
+    def __enter__(self) -> "RunReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __iter__(self) -> Iterator[RequestRecord]:
+        for record in _records(self.path, self._counted()):
+            if record is None:
+                self.is_cut = True
+                return
+            yield record
+
+    def _counted(self) -> Iterator[bytes]:
+        for line in self._file:
+            self.read_bytes += len(line)
+            yield line
