@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
@@ -20,10 +21,14 @@ from demo.screen import Scene, follow, shown
 from demo.server import Memory, ServerFailed, running_server, sample_memory, watch_status
 from demo.summary import broken_promises, show_summary
 from demo.workload import Ask, plan, play
+from repertory.domain.workloads import Origin, RunHeader
+from repertory.traces.runs import RunWriter
 
 _PLACE = Path("build/demo")
 _STATE = _PLACE / "state"
 _MODELS = _PLACE / "models"
+_SLO = "ttft_p99<10s,tpot_p99<500ms"
+"""Of two cores that load a model every few seconds; a GPU's would be lines beyond the picture."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,6 +68,7 @@ def _demo(console: Console, seed: int, length_s: float) -> int:
         return 1
     show_summary(console, scene, names)
     broken = broken_promises(scene) + _explain(console, scene)
+    broken += _report(console, scene, seed, budget.bytes)
     for line in broken:
         console.print(f"failed: {line}", style="red")
     return 1 if broken else 0
@@ -106,6 +112,7 @@ async def _run(console: Console, command: Sequence[str], asks: Sequence[Ask], sc
                     group.create_task(sample_memory(server.process.pid, scene.memory)),
                     group.create_task(follow(watch_status(server.url, 0.25), scene, show)),
                 ]
+                scene.began = datetime.now(UTC).isoformat(timespec="seconds")
                 began_s = loop.time()
                 await play(server.url, asks, scene.answered.append)
                 scene.took_s = loop.time() - began_s
@@ -133,6 +140,33 @@ def _explain(console: Console, scene: Scene) -> list[str]:
         if told.returncode:
             broken.append(f"repertory why: {told.stderr.decode().strip()}")
     return broken
+
+
+def _report(console: Console, scene: Scene, seed: int, budget_bytes: int) -> list[str]:
+    """The run as a file, and `repertory report` of it and the decision log."""
+    run, page = _PLACE / "run.jsonl", _PLACE / "report.html"
+    header = RunHeader(
+        system="repertory",
+        origin=Origin.MEASURED,
+        workload="demo",
+        seed=seed,
+        fleet=f"this machine, {budget_bytes >> 20} MiB",
+        devices=1,
+        began=scene.began,
+    )
+    with run.open("wb") as file:
+        writer = RunWriter(file, header)
+        for one in scene.answered:
+            writer.add(one.record)
+    command = ["report", str(run), "--log", str(_STATE), "-o", str(page), "--slo", _SLO]
+    console.print(f"\n$ repertory {' '.join(command)}", style="bold", soft_wrap=True)
+    told = subprocess.run(
+        [sys.executable, "-m", "repertory", *command], check=False, capture_output=True
+    )
+    console.print(told.stdout.decode().rstrip(), soft_wrap=True)
+    if told.returncode:
+        return [f"repertory report: {told.stderr.decode().strip()}"]
+    return []
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ class Scene:
     at_s: float = 0.0
     pairs: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Bytes predicted and read back of each model, when it last served."""
+    began: str = ""
+    """By the wall clock, in ISO 8601."""
     took_s: float = 0.0
     """The workload, from the first request to the last answer."""
 

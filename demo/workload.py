@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import openai
 
+from repertory.domain.workloads import Ending, RequestRecord
+
 __all__ = ["Answered", "Ask", "plan", "play"]
 
 _TEXT = (
@@ -42,6 +44,30 @@ class Answered:
     ttft_s: float | None
     tokens: int
     failure: str | None
+    prompt_tokens: int = 0
+    """As the server counted them; 0: it never said."""
+    sent_s: float = 0.0
+    """Since the workload's beginning."""
+    took_s: float = 0.0
+    """Until its end, from then."""
+
+    @property
+    def record(self) -> RequestRecord:
+        """For a run file: waiting counts from when it was due."""
+        ttft_s = self.ttft_s
+        return RequestRecord(
+            request_id=self.request_id,
+            model=self.ask.model,
+            at_s=self.ask.at_s,
+            prompt_tokens=self.prompt_tokens,
+            output_tokens=self.tokens,
+            ending=Ending.DONE if self.failure is None else Ending.FAILED,
+            sent_s=self.sent_s,
+            first_token_s=None if ttft_s is None else self.sent_s + ttft_s,
+            finished_s=self.sent_s + self.took_s,
+            message=self.failure or "",
+            key=f"client {self.ask.client}",
+        )
 
 
 def plan(models: Sequence[str], luck: random.Random, length_s: float = 45.0) -> list[Ask]:
@@ -77,12 +103,12 @@ async def play(url: str, asks: Sequence[Ask], on_answer: Callable[[Answered], No
     """Send every request at its time; returns when all are answered."""
     clients = [_client(url) for _ in range(CLIENTS)]
     loop = asyncio.get_running_loop()
-    began_s = loop.time()
+    play_began_s = loop.time()
     try:
         async with asyncio.TaskGroup() as group:
             for ask in asks:
-                await asyncio.sleep(max(0.0, began_s + ask.at_s - loop.time()))
-                group.create_task(_send(clients[ask.client], ask, on_answer))
+                await asyncio.sleep(max(0.0, play_began_s + ask.at_s - loop.time()))
+                group.create_task(_send(clients[ask.client], ask, play_began_s, on_answer))
     finally:
         for client in clients:
             await client.close()
@@ -100,10 +126,14 @@ def _client(url: str) -> openai.AsyncOpenAI:
 
 
 async def _send(
-    client: openai.AsyncOpenAI, ask: Ask, on_answer: Callable[[Answered], None]
+    client: openai.AsyncOpenAI,
+    ask: Ask,
+    play_began_s: float,
+    on_answer: Callable[[Answered], None],
 ) -> None:
     loop = asyncio.get_running_loop()
-    began_s, ttft_s, request_id, tokens, reason = loop.time(), None, "", 0, None
+    began_s, ttft_s, request_id, reason = loop.time(), None, "", None
+    prompt_tokens = tokens = 0
     failure: str | None = None
     try:
         stream = await client.chat.completions.create(
@@ -121,9 +151,11 @@ async def _send(
                     ttft_s = loop.time() - began_s
                 reason = choice.finish_reason or reason
             if chunk.usage is not None:
+                prompt_tokens = chunk.usage.prompt_tokens
                 tokens = chunk.usage.completion_tokens
     except openai.OpenAIError as error:
         failure = f"{type(error).__name__}: {error}"
     if failure is None and (reason is None or not tokens):
         failure = f"the stream ended after {tokens} tokens with finish_reason {reason}"
-    on_answer(Answered(ask, request_id, ttft_s, tokens, failure))
+    sent_s, took_s = began_s - play_began_s, loop.time() - began_s
+    on_answer(Answered(ask, request_id, ttft_s, tokens, failure, prompt_tokens, sent_s, took_s))

@@ -9,7 +9,19 @@ from dataclasses import dataclass
 
 from repertory.reports.page.markup import Markup, el, join
 
-__all__ = ["Axis", "Mark", "Shown", "area", "clock", "curve", "dots", "plot", "stairs", "time_row"]
+__all__ = [
+    "Axis",
+    "Mark",
+    "Shown",
+    "area",
+    "clock",
+    "curve",
+    "dots",
+    "exact_seconds",
+    "plot",
+    "stairs",
+    "time_row",
+]
 
 _FULL = 1000.0
 """The inner picture is so wide and so high, in units of its own."""
@@ -78,6 +90,15 @@ def clock(at_s: float, span_s: float) -> str:
     if span_s >= 3 * _MINUTE_S:
         return f"{at_s / _MINUTE_S:g} min"
     return f"{at_s:g} s"
+
+
+def exact_seconds(seconds: float) -> str:
+    """For round ones: 2 s, 100 ms."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.3g} µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds:,.6g} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,17 +221,15 @@ def _line(x: Axis, y: Axis, points: Iterable[tuple[float, float]]) -> str:
 
 
 def _stairs(x: Axis, y: Axis, points: Iterable[tuple[float, float]]) -> str:
-    text, last = "", ""
+    text, last, along = "", "", ""
     for one, two in points:
         along, down = _unit(x.share(one)), _unit(1 - y.share(two))
         if not text:
             text = f"M{along} {down}"
-        elif down == last:
-            continue
-        else:
+        elif down != last:
             text += f"H{along}V{down}"
         last = down
-    return text
+    return f"{text}H{along}" if text else ""
 
 
 def _unit(share: float) -> str:

@@ -7,6 +7,7 @@ mean is shown, and the 95 % confidence interval of it by Student's t.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from repertory.domain.workloads import Origin
 from repertory.reports.figures import percent_text, rate_text, seconds_text
@@ -119,7 +120,7 @@ def group_runs(runs: Iterable[RunDigest]) -> list[Group]:
     groups: list[Group] = []
     for (setting, system, _), alike in kinds.items():
         groups += [
-            Group(setting, system, tuple(level), number)
+            Group(setting, system, tuple(sorted(level, key=_seed)), number)
             for number, level in enumerate(_levels(alike))
         ]
     order = {setting: at for at, setting in enumerate(dict.fromkeys(one.setting for one in groups))}
@@ -135,6 +136,10 @@ def _levels(runs: Sequence[RunDigest]) -> list[list[RunDigest]]:
         else:
             levels.append([run])
     return levels
+
+
+def _seed(run: RunDigest) -> tuple[int, Path]:
+    return -1 if run.header.seed is None else run.header.seed, run.path
 
 
 def _is_same_load(one: RunDigest, other: RunDigest) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from repertory.reports.figures import percent_text, rate_text, seconds_text
-from repertory.reports.page.charts import Axis, Mark, Shown, curve, dots, plot
+from repertory.reports.page.charts import Axis, Mark, Shown, curve, dots, exact_seconds, plot
 from repertory.reports.page.groups import Estimate, Group, Setting
 from repertory.reports.page.markup import Markup, el, join
 from repertory.reports.page.runs import RunDigest, Spread
@@ -104,10 +104,10 @@ def _picture(title: str, lines: Sequence[_Line], limit_s: float | None, share: f
         places.append(limit_s)
     low, high = _half_decade(min(places), above=False), _half_decade(max(places), above=True)
     x, y = Axis(low, high, is_log=True), Axis(0.0, 1.0)
-    marks = [] if limit_s is None else [Mark(limit_s, f"SLO {_short(limit_s)}")]
+    marks = [] if limit_s is None else [Mark(limit_s, f"SLO {exact_seconds(limit_s)}")]
     shown = Shown(
         f"{title}: the share of requests that took no longer",
-        [(tick, _short(tick)) for tick in x.ticks()],
+        [(tick, exact_seconds(tick)) for tick in x.ticks()],
         _SHARES,
         marks,
         height=220,
@@ -120,7 +120,7 @@ def _picture(title: str, lines: Sequence[_Line], limit_s: float | None, share: f
 
 
 def _under(limit_s: float | None) -> str:
-    return "" if limit_s is None else f"< {_short(limit_s)}"
+    return "" if limit_s is None else f"< {exact_seconds(limit_s)}"
 
 
 def _row(at: int, line: _Line, limit_s: float | None, share: float) -> Markup:
@@ -149,15 +149,6 @@ def _at(line: _Line, share: float) -> str:
 def _reached(line: _Line, limit_s: float) -> float:
     at = bisect.bisect_left([one for one, _ in line.points], limit_s)
     return line.points[at - 1][1] if at else 0.0
-
-
-def _short(seconds: float) -> str:
-    """Ticks are round."""
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.3g} µs"
-    if seconds < 1:
-        return f"{seconds * 1e3:.3g} ms"
-    return f"{seconds:,.6g} s"
 
 
 def _half_decade(seconds: float, *, above: bool) -> float:

@@ -29,7 +29,8 @@ _ENDS = {
     "Drop": None,
 }
 """Each edge of the ladder ends on one rung, wherever it began (`domain.ladder.TRANSITIONS`)."""
-_BROUGHT = ("weights_bytes", "kv_bytes", "buffers_bytes")
+_PARTS = ("weights_bytes", "kv_bytes", "buffers_bytes")
+_Held = dict[tuple[str, str], int]  # by device and part
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +145,7 @@ class _Replica:
     rest: str | None
     state: State | None
     since_s: float
-    held: dict[str, int] = field(default_factory=dict)
-    """Bytes by device."""
+    held: _Held = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -286,7 +286,7 @@ class _Taken:
             count = None if move.reason is None else self._reasons[move.reason]
             if count is not None:
                 count.measured_s += measured["took_ns"] / 1e9
-            self._weigh(replica, _bytes_after(replica, measured, ends))
+            self._weigh(replica, _after(replica.held, replica, measured, ends))
         if ends is None:
             self._weigh(self._replicas.pop(move.replica_id), {})
 
@@ -298,11 +298,14 @@ class _Taken:
                 lane.add(Span(replica.since_s, self._at_s, replica.state))
         replica.state, replica.since_s = state, self._at_s
 
-    def _weigh(self, replica: _Replica, after: dict[str, int]) -> None:
-        for pool in {**replica.held, **after}:
-            change = after.get(pool, 0) - replica.held.get(pool, 0)
+    def _weigh(self, replica: _Replica, after: _Held) -> None:
+        changes: Counter[str] = Counter()
+        for sign, held in ((1, after), (-1, replica.held)):
+            for (device, _), size_bytes in held.items():
+                changes[device] += sign * size_bytes
+        for device, change in changes.items():
             if change:
-                level = self._held.setdefault(_place(replica.node, pool), Level())
+                level = self._held.setdefault(_place(replica.node, device), Level())
                 level.set(self._at_s, level.value + change)
         replica.held = after
 
@@ -372,25 +375,19 @@ def _place(node: str, device: str) -> str:
     return device if device.startswith(f"{node}/") else f"{node}/{device}"
 
 
-def _bytes_after(replica: _Replica, measured: _Record, state: State | None) -> dict[str, int]:
+def _after(held: _Held, replica: _Replica, measured: _Record, state: State | None) -> _Held:
     """Totals are over the devices of a replica, in equal shares, as in the brain's ledgers.
 
-    What was not read stays as it was; nothing stays of what left the device.
+    A part that was not read stays as it was; nothing stays of what left the device.
     """
-    if not replica.devices or state is None:
+    if state is None:
         return {}
-    total = _sum(measured, "")
-    rest = _sum(measured, "rest_")
-    if total is None:
-        after = {} if state is State.HOST else dict(replica.held)
-    else:
-        after = {device: -(-total // len(replica.devices)) for device in replica.devices}
-    if replica.rest is not None and rest is not None:
-        after[replica.rest] = after.get(replica.rest, 0) + rest
+    after = {} if state is State.HOST else dict(held)
+    for part in _PARTS:
+        total, rest = measured.get(part), measured.get(f"rest_{part}")
+        if total is not None:
+            for device in replica.devices:
+                after[device, part] = -(-total // len(replica.devices))
+        if replica.rest is not None and rest is not None:
+            after[replica.rest, f"rest_{part}"] = rest
     return after
-
-
-def _sum(measured: _Record, prefix: str) -> int | None:
-    parts = [measured.get(prefix + name) for name in _BROUGHT]
-    known = [part for part in parts if part is not None]
-    return sum(known) if known else None

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from repertory import __version__
-from repertory.reports.page.charts import Axis
+from repertory.reports.page.charts import Axis, exact_seconds
 from repertory.reports.page.groups import Group, group_runs
 from repertory.reports.page.latency import distributions, loads
 from repertory.reports.page.logs import LogDigest
@@ -55,33 +55,45 @@ def _sections(
     groups: Sequence[Group], runs: Sequence[RunDigest], logs: Sequence[LogDigest], slo: Slo
 ) -> Iterator[_Section]:
     if groups:
-        words = f"The share of requests within {_slo_words(slo)}, and what they met."
+        words = f"The share of requests with {_slo_words(slo)}; and what they met."
         yield "glance", "At a glance", words, cards(groups, slo)
         words = "Every system and load, side by side; measured and simulated apart."
-        yield "compare", "Comparison", words, comparisons(groups)
-        words = (
-            "How many requests waited at most so long. A curve that ends below 100 % leaves out "
-            "those that never got there; the axis of time is logarithmic."
-        )
-        yield "latency", "First tokens and further ones", words, distributions(groups, slo)
-        words = "What came within the SLO, of what was asked."
-        yield "load", "Goodput against load", words, loads(groups)
-        words = "Each model on a scale of its own, its highest values beside it."
-        yield "demand", "Demand and queue", words, demand(groups)
+        title = "Comparison"
+        if len(groups) == 1:
+            title, words = "All figures", "Of the one system and load there is."
+        yield "compare", title, words, comparisons(groups)
+    yield _where(runs, logs)
+    if groups:
+        yield from _over_time(groups, slo)
     if logs:
-        parts = [_timeline(runs, log, several=len(logs) > 1) for log in logs]
-        words = "Each line is a model. Below, the bytes that its device held, read after each move."
-        yield "residency", "What was where", words, join(parts)
-        words = "Each decision says which rule spoke and for what; seconds are added up."
+        words = "Which rule spoke, and for what; the seconds of its decisions, added up."
         told = [_reasons(runs, log, several=len(logs) > 1) for log in logs]
         yield "reasons", "Decisions by reason", words, join(told)
-    else:
-        words = "Give the decision log of a run (--log) to see where models were, and why."
-        empty = el("p", "No decision log was given.", class_="empty")
-        yield "residency", "What was where", words, empty
     if runs:
         yield "failures", "Failures by message", "", failures(runs)
     yield "files", "Files", "What this page was made from.", files(runs, logs)
+
+
+def _where(runs: Sequence[RunDigest], logs: Sequence[LogDigest]) -> _Section:
+    if not logs:
+        words = "The decision log of a run (--log) tells where its models were, and why."
+        return "residency", "What was where", "", el("p", words, class_="empty")
+    parts = [_timeline(runs, log, several=len(logs) > 1) for log in logs]
+    words = "A line for each model. Below, the bytes that its device held, read after each move."
+    return "residency", "What was where", words, join(parts)
+
+
+def _over_time(groups: Sequence[Group], slo: Slo) -> Iterator[_Section]:
+    words = "Each model on a scale of its own, with its highest values beside it."
+    yield "demand", "Demand and queue", words, demand(groups)
+    words = (
+        "How many requests waited at most so long. A curve that ends below 100 % leaves out "
+        "those that never got there; time is on a logarithmic axis."
+    )
+    yield "latency", "First tokens and further ones", words, distributions(groups, slo)
+    if len(groups) > 1:
+        words = "What came within the SLO, of what was asked."
+        yield "load", "Goodput against load", words, loads(groups)
 
 
 def _section(name: str, title: str, lead: str, content: Markup) -> Markup:
@@ -113,14 +125,16 @@ def _count(number: int, word: str) -> str:
 
 
 def _slo_words(slo: Slo) -> str:
-    """first tokens under 2s for 99 %, further tokens under 100ms for 99 %"""
-    parts = []
-    for term in str(slo).split(","):
-        name, _, limit = term.partition("<")
-        kind, _, share = name.partition("_p")
-        what = "first tokens" if kind == "ttft" else "further tokens"
-        parts.append(f"{what} under {limit} for {share} %")
-    return ", ".join(parts)
+    """first tokens under 2 s (99 %) and further tokens under 100 ms (99 %)"""
+    terms = (
+        ("first tokens", slo.ttft_s, slo.ttft_share),
+        ("further tokens", slo.tpot_s, slo.tpot_share),
+    )
+    return " and ".join(
+        f"{what} under {exact_seconds(limit_s)} ({100 * share:.6g} %)"
+        for what, limit_s, share in terms
+        if limit_s is not None
+    )
 
 
 def notices(runs: Sequence[RunDigest], logs: Sequence[LogDigest]) -> list[str]:
@@ -195,7 +209,10 @@ def _timeline(runs: Sequence[RunDigest], log: LogDigest, *, several: bool) -> Ma
         low = max(log.begin_s - offset_s, -0.02 * run.end_s)
         time = Axis(min(low, 0.0), min(log.end_s - offset_s, 1.02 * run.end_s))
     heading = _log_heading(owner, log) if several or owner is None else _of(owner)
-    troubles = [el("li", f"{words} ({count:,} times)") for words, count in log.troubles[:10]]
+    troubles = [
+        el("li", words if count == 1 else f"{words} ({count:,} times)")
+        for words, count in log.troubles[:10]
+    ]
     return el(
         "div",
         heading,

@@ -67,6 +67,9 @@ a:hover { text-decoration: underline; }
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr));
 }
 .card { background: var(--card); border-radius: 10px; padding: 1.1rem 1.25rem 1rem; }
+.cards.alone { grid-template-columns: minmax(0, 1fr); }
+.alone .card dl { grid-template-columns: 2fr 1fr 1fr 1fr 1fr; align-items: end; }
+.alone .card .big { grid-column: auto; }
 .card h3 { margin: 0; font-size: 1.05rem; }
 .card .note { margin-top: 0.1rem; }
 .card dl { display: grid; grid-template-columns: 1fr 1fr; gap: 0.7rem 1rem; margin-top: 0.9rem; }
@@ -94,8 +97,11 @@ thead th {
   border-bottom: 1px solid var(--ink);
 }
 tbody tr + tr > * { border-top: 1px solid var(--rule); }
-.scroll tbody th { min-width: 8rem; max-width: 26rem; overflow-wrap: anywhere; }
-.message { font-weight: 400; }
+.scroll tbody th { min-width: 8rem; max-width: 26rem; overflow-wrap: break-word; }
+td small { display: block; }
+.scroll th:first-child { position: sticky; left: 0; background: var(--ground); }
+.message { font-weight: 400; overflow-wrap: anywhere; }
+.troubles { margin: 0; padding-left: 1.1rem; font-size: 0.875rem; }
 .counted { display: inline-flex; align-items: center; gap: 0.6rem; }
 svg.bar { flex: none; transform: scaleX(-1); order: -1; }
 .bar rect, rect.bar { fill: var(--c0); }
@@ -114,7 +120,9 @@ svg.bar { flex: none; transform: scaleX(-1); order: -1; }
 .device { margin-top: 1.25rem; }
 .row { display: grid; grid-template-columns: 8.5rem minmax(0, 1fr); gap: 0 0.75rem; }
 .row .of { font-size: 0.8125rem; line-height: 1.3; min-width: 0; }
-.row .of small { display: block; color: var(--soft); font-size: 0.75rem; }
+.row .of small {
+  display: flex; flex-wrap: wrap; gap: 0 0.5rem; color: var(--soft); font-size: 0.75rem;
+}
 .lane { align-items: center; }
 .course { align-items: center; }
 .clip { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
@@ -166,13 +174,18 @@ footer dd { font-size: 0.8125rem; font-weight: 400; }
   .row { grid-template-columns: 5.25rem minmax(0, 1fr); gap: 0 0.5rem; }
   .row .of { font-size: 0.75rem; }
   .big dd { font-size: 2rem; }
+  th, td { padding: 0.4rem 0.5rem; }
+  .scroll tbody th { min-width: 6rem; max-width: 12rem; }
+  .counted svg { display: none; }
+  .alone .card dl { grid-template-columns: 1fr 1fr; }
+  .alone .card .big { grid-column: 1 / -1; }
 }
 @media print {
   @page { size: A4; margin: 14mm 13mm; }
   body { max-width: none; padding: 0; font-size: 9.5pt; }
   nav { display: none; }
   h2 { margin-top: 1.6rem; break-after: avoid; }
-  h3, h4, .lead, .legend { break-after: avoid; }
+  h3, h4, .lead, .legend, summary { break-after: avoid; }
   figure, .card, .row, tr, .notices, .device { break-inside: avoid; }
   .scroll { overflow: visible; }
   .scroll table { font-size: 7.5pt; }

@@ -43,7 +43,16 @@ def cards(groups: Sequence[Group], slo: Slo) -> Markup:
     note = None
     if more:
         note = el("p", f"{more} more in the table below.", class_="note")
-    return join((el("div", *(_card(one, groups, slo) for one in shown), class_="cards"), note))
+    return join(
+        (
+            el(
+                "div",
+                *(_card(one, groups, slo) for one in shown),
+                class_="cards alone" if len(shown) == 1 else "cards",
+            ),
+            note,
+        )
+    )
 
 
 def _card(group: Group, groups: Sequence[Group], slo: Slo) -> Markup:

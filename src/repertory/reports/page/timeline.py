@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from repertory.reports.figures import bytes_text, percent_text, rate_text, seconds_text
-from repertory.reports.page.charts import Axis, Mark, Shown, area, clock, plot, stairs, time_row
+from repertory.reports.page.charts import Axis, Mark, Shown, area, plot, stairs, time_row
 from repertory.reports.page.groups import Group
 from repertory.reports.page.lanes import Span, State
 from repertory.reports.page.logs import DeviceCourse, LogDigest
@@ -21,6 +21,8 @@ _DEVICES = 64
 _RECTS = 500
 _GROUPS = 8
 _LANE_PX = 18
+_NEAR = 0.2
+"""Of a picture's height: two names there would lie on each other."""
 _KINDS = {
     State.SERVING: "serving",
     State.DEVICE: "device",
@@ -170,7 +172,11 @@ def _memory(clipped: Clipped, device: DeviceCourse) -> Markup | None:
     shown = Shown(
         f"memory held on {device.name} over time",
         [],
-        [(tick, bytes_text(round(tick))) for tick in _binary_ticks(y.high)],
+        [
+            (tick, bytes_text(round(tick)))
+            for tick in _binary_ticks(y.high)
+            if abs(y.share(tick) - y.share(device.budget_bytes)) > _NEAR
+        ],
         y_marks=marks,
         height=112,
     )
@@ -242,26 +248,26 @@ def _course(run: RunDigest, course: ModelCourse, time: Axis) -> Markup:
         area(time, rate, demand_points, "fill s0"),
         stairs(time, queue, waiting_points, "line s1"),
     )
-    words = f"up to {rate_text(peak)}; up to {longest:.3g} waited"
-    picture = plot(
-        time,
-        rate,
-        curves,
-        Shown(f"{course.name}: {words}", [], [], height=70),
-    )
+    words = f"up to {rate_text(peak)} asked, up to {_queue(longest)} waiting"
+    title = f"{words}; {course.requests:,} requests in {seconds_text(run.end_s)}"
+    picture = plot(time, rate, curves, Shown(f"{course.name}: {words}", [], [], height=66))
     name = el(
         "span",
-        el("span", course.name, class_="clip", title=course.name),
+        el("span", course.name, class_="clip"),
         el(
             "small",
-            el("span", rate_text(peak), class_="ink0"),
-            " ",
-            el("span", f"{longest:.3g} waited", class_="ink1"),
-            title=f"{words}; {course.requests:,} requests until {clock(run.end_s, run.end_s)}",
+            el("span", f"≤ {rate_text(peak)}", class_="ink0"),
+            el("span", f"≤ {_queue(longest)} wait", class_="ink1"),
         ),
         class_="of",
+        title=title,
     )
     return el("div", name, picture, class_="row course")
+
+
+def _queue(waiting: float) -> str:
+    """On average over a slot: less than one is something."""
+    return f"{waiting:,.0f}" if waiting >= 10 else f"{waiting:.1f}"
 
 
 def _slots(run: RunDigest, values: Sequence[float]) -> list[tuple[float, float]]:
