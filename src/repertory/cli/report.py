@@ -113,6 +113,9 @@ def _digests(
 @contextmanager
 def _bar(total_bytes: int) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task("", total=total_bytes)
         yield lambda more_bytes: bar.advance(task, more_bytes)

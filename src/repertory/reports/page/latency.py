@@ -27,8 +27,6 @@ class _Line:
     name: str
     points: tuple[tuple[float, float], ...]
     """Seconds, and the share of requests that took no longer."""
-    never: float
-    """The share that has no such time."""
 
 
 def distributions(groups: Sequence[Group], slo: Slo) -> Markup:
@@ -87,12 +85,11 @@ def _pooled(name: str, spreads: Sequence[Spread]) -> _Line:
         if math.isinf(value):
             break
         points.append((max(value, _LEAST_S), below / total))
-    never = sum(weight for value, weight in weighed if math.isinf(value))
     every = max(1, len(points) // _POINTS)
     kept = points[::every]
     if points and kept[-1] != points[-1]:
         kept.append(points[-1])
-    return _Line(name, tuple(kept), never / total if total else 0.0)
+    return _Line(name, tuple(kept))
 
 
 def _picture(title: str, lines: Sequence[_Line], limit_s: float | None, share: float) -> Markup:
