@@ -161,12 +161,13 @@ def _report(console: Console, scene: Scene, seed: int, budget_bytes: int) -> lis
     command = ["report", str(run), "--log", str(_STATE), "-o", str(page), "--slo", _SLO]
     console.print(f"\n$ repertory {' '.join(command)}", style="bold", soft_wrap=True)
     told = subprocess.run(
-        [sys.executable, "-m", "repertory", *command], check=False, capture_output=True
+        [sys.executable, "-m", "repertory", *command],
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     console.print(told.stdout.decode().rstrip(), soft_wrap=True)
-    if told.returncode:
-        return [f"repertory report: {told.stderr.decode().strip()}"]
-    return []
+    return ["repertory report: see above"] if told.returncode else []
 
 
 if __name__ == "__main__":
