@@ -87,7 +87,7 @@ dd small, td small {
 .block { margin-top: 0.25rem; }
 .scroll { overflow-x: auto; margin-top: 0.6rem; }
 table { border-collapse: collapse; font-size: 0.875rem; width: 100%; }
-th, td { padding: 0.4rem 0.75rem; text-align: right; vertical-align: baseline; }
+th, td { padding: 0.4rem 0.55rem; text-align: right; vertical-align: baseline; }
 th:first-child, td:first-child { padding-left: 0; text-align: left; }
 th:last-child, td:last-child { padding-right: 0; }
 td { white-space: nowrap; }
