@@ -201,10 +201,10 @@ def test_memory_is_what_was_measured_after_each_move(tmp_path: Path) -> None:
     assert device.budget_bytes == 100 * MIB
 
 
-def test_a_part_that_was_not_read_stays_as_it_was(tmp_path: Path) -> None:
-    """Some engines read weights after a load only, and KV after an activation only."""
+def test_a_part_that_a_move_does_not_change_stays(tmp_path: Path) -> None:
+    """Some say 0 of weights after an activation, which brings KV."""
     steps = a_small_log()[:3]
-    opened = Measured(S, kv_bytes=20 * MIB)
+    opened = Measured(S, weights_bytes=0, kv_bytes=20 * MIB)
     steps += [(TransitionDone(3 * S, 2, "a/1", opened), (), ())]
     (device,) = log_of(write_log(tmp_path / "log", steps)).devices
     assert device.held[-1] == (3.0, 60 * MIB)

@@ -29,7 +29,10 @@ _ENDS = {
     "Drop": None,
 }
 """Each edge of the ladder ends on one rung, wherever it began (`domain.ladder.TRANSITIONS`)."""
-_PARTS = ("weights_bytes", "kv_bytes", "buffers_bytes")
+_KV = ("kv_bytes", "buffers_bytes")
+_READ = {"Load": ("weights_bytes",), "Activate": _KV, "Resize": ("kv_bytes",), "Deactivate": _KV}
+"""What a move changes; of the rest it may say nothing, or 0.  Others leave what they say."""
+_PARTS = ("weights_bytes", *_KV)
 _Held = dict[tuple[str, str], int]  # by device and part
 
 
@@ -286,7 +289,7 @@ class _Taken:
             count = None if move.reason is None else self._reasons[move.reason]
             if count is not None:
                 count.measured_s += measured["took_ns"] / 1e9
-            self._weigh(replica, _after(replica.held, replica, measured, ends))
+            self._weigh(replica, _after(replica, move.kind, measured, ends))
         if ends is None:
             self._weigh(self._replicas.pop(move.replica_id), {})
 
@@ -375,15 +378,15 @@ def _place(node: str, device: str) -> str:
     return device if device.startswith(f"{node}/") else f"{node}/{device}"
 
 
-def _after(held: _Held, replica: _Replica, measured: _Record, state: State | None) -> _Held:
+def _after(replica: _Replica, kind: str, measured: _Record, state: State | None) -> _Held:
     """Totals are over the devices of a replica, in equal shares, as in the brain's ledgers.
 
     A part that was not read stays as it was; nothing stays of what left the device.
     """
     if state is None:
         return {}
-    after = {} if state is State.HOST else dict(held)
-    for part in _PARTS:
+    after = {} if state is State.HOST else dict(replica.held)
+    for part in _READ.get(kind, _PARTS):
         total, rest = measured.get(part), measured.get(f"rest_{part}")
         if total is not None:
             for device in replica.devices:
