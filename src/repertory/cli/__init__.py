@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from repertory import __version__
-from repertory.cli import ask, bench, check, keys, models, profile, serve, simulate, trace
+from repertory.cli import ask, bench, check, keys, models, plan, profile, serve, simulate, trace
 from repertory.cli.shared import FAILURE, app, code_of
 from repertory.domain.errors import RepertoryError
 
@@ -21,6 +21,7 @@ __all__ = [
     "keys",
     "main",
     "models",
+    "plan",
     "profile",
     "serve",
     "simulate",
