@@ -121,7 +121,13 @@ def test_a_catalogue_makes_whole_nodes_and_knows_constants_of_ones_own() -> None
     text = """
 gpus:
   - {gpu: l4, price: 1, per_node: 4-8}
-  - {gpu: ours, price: 2.5, per_node: 2, memory: 64GiB, memory_rate: 1TB/s, flops: 100T, link: 16GB/s}
+  - gpu: ours
+    price: 2.5
+    per_node: 2
+    memory: 64GiB
+    memory_rate: 1TB/s
+    flops: 100T
+    link: 16GB/s
 """
     small, ours = parse_catalog(text, "c.yaml")
     assert small.counts(20) == (4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20)
