@@ -10,7 +10,19 @@ from typing import Annotated
 import typer
 
 from repertory import __version__
-from repertory.cli import ask, bench, check, keys, models, profile, report, serve, simulate, trace
+from repertory.cli import (
+    ask,
+    bench,
+    check,
+    keys,
+    models,
+    plan,
+    profile,
+    report,
+    serve,
+    simulate,
+    trace,
+)
 from repertory.cli.shared import FAILURE, app, code_of
 from repertory.domain.errors import RepertoryError
 
@@ -21,6 +33,7 @@ __all__ = [
     "keys",
     "main",
     "models",
+    "plan",
     "profile",
     "report",
     "serve",

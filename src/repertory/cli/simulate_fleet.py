@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from repertory.traces.recipes import Recipe
     from repertory.traces.summary import Slo
 
-__all__ = ["Part", "Wanted", "simulate_fleet"]
+__all__ = ["Part", "Source", "Wanted", "simulate_fleet", "source_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def simulate_fleet(wanted: Wanted) -> None:
     from repertory.sim.play import Scenario
     from repertory.traces.summary import parse_slo
 
-    source = _source(wanted.workload, wanted.data, wanted.part)
+    source = source_of(wanted.workload, wanted.data, wanted.part)
     chosen = _fleet(wanted.fleet, wanted.models, source)
     names = _policies(wanted.policy)
     read = _read(wanted.profiles, chosen)
@@ -99,7 +99,7 @@ def simulate_fleet(wanted: Wanted) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class Source:
     """A file, or a recipe by its name: both are opened where they are played."""
 
     name: str
@@ -134,7 +134,7 @@ def _say(words: str) -> None:
     typer.echo(words, err=True)
 
 
-def _source(workload: str, data: Path | None, part: Part) -> _Source:
+def source_of(workload: str, data: Path | None, part: Part) -> Source:
     from repertory.traces.recipes import is_file_name
 
     if is_file_name(workload):
@@ -143,13 +143,13 @@ def _source(workload: str, data: Path | None, part: Part) -> _Source:
         path = Path(workload).expanduser()
         if not path.is_file():
             raise ConfigError(f"{path}: there is no such file")
-        return _Source(path.stem, path, None, part)
-    source = _Source(workload.lower(), None, data or read_environment().data_dir, part)
+        return Source(path.stem, path, None, part)
+    source = Source(workload.lower(), None, data or read_environment().data_dir, part)
     source.expected()  # what is wrong with it is said now
     return source
 
 
-def _fleet(path: Path, models: Path | None, source: _Source) -> Fleet:
+def _fleet(path: Path, models: Path | None, source: Source) -> Fleet:
     """With the models of the file that was named, its own, or the recipe's: the first there are."""
     fleet = read_fleet(path)
     if models is not None:
@@ -204,11 +204,11 @@ def _read(folder: Path | None, fleet: Fleet) -> "Read":
     return read
 
 
-def _file_name(source: _Source, policy: str, seed: int) -> str:
+def _file_name(source: Source, policy: str, seed: int) -> str:
     return f"{source.name}-{policy.replace(':', '-')}-{seed}.jsonl"
 
 
-def _run(jobs: "Sequence[Job]", source: _Source, *, hidden: bool) -> "list[Done]":
+def _run(jobs: "Sequence[Job]", source: Source, *, hidden: bool) -> "list[Done]":
     from repertory.sim.many import run_many
 
     columns = (

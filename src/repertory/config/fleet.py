@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from collections.abc import Mapping as MappingOf
 from dataclasses import dataclass, replace
 from math import log
 from pathlib import Path
@@ -26,13 +27,23 @@ from repertory.config.kinds import (
 from repertory.config.nodes import Value, read_yaml
 from repertory.config.units import size_bytes
 from repertory.domain.errors import ConfigError
-from repertory.domain.fleets import Fleet, Machine, Outage
+from repertory.domain.fleets import Fleet, Gpu, Machine, Outage
 from repertory.domain.specs import DeviceSpec, ModelSpec, NodeSpec
 from repertory.engines.fake import llama_like, vllm_like
 from repertory.engines.lane import PREFILL_CHUNK
 from repertory.perf.datasheets import GPUS, SHAPES
 
-__all__ = ["models_of", "parse_fleet", "parse_models", "read_fleet", "read_models"]
+__all__ = [
+    "MACHINE_KEYS",
+    "Rate",
+    "gpu_devices",
+    "machine_of",
+    "models_of",
+    "parse_fleet",
+    "parse_models",
+    "read_fleet",
+    "read_models",
+]
 
 _Fields = dict[str, Placed[Any]]  # Any: each is of the kind that the table says
 
@@ -118,6 +129,16 @@ _OUTAGE = Mapping(
     )
 )
 
+MACHINE_KEYS = (
+    Key("engine", Choice(["llama", "vllm"]), "Whose capabilities.", "llama"),
+    Key("disk", Rate(), "Read by all loads together.", "5GB/s"),
+    Key("bus", Rate(), "From main memory to all GPUs. Default: all their links together."),
+    Key("host_memory", Size(), "Page cache (llama), or sleeping engines (vllm).", "256GiB"),
+    Key("chunk", Whole(16, 2**20), "Prompt tokens per step. Default: 2048, on cores 256."),
+    Key("engine_start", Duration(), "Until a process can load. Default: vllm 35s, llama 0."),
+)
+"""Of a node, what `machine_of` reads."""
+
 _NODE = Mapping(
     (
         Key("id", Text(), "Its name; with a count, they are numbered.", needs="a name"),
@@ -128,12 +149,7 @@ _NODE = Mapping(
             "What computes.",
             needs="at least one",
         ),
-        Key("engine", Choice(["llama", "vllm"]), "Whose capabilities.", "llama"),
-        Key("disk", Rate(), "Read by all loads together.", "5GB/s"),
-        Key("bus", Rate(), "From main memory to all GPUs. Default: all their links together."),
-        Key("host_memory", Size(), "Page cache (llama), or sleeping engines (vllm).", "256GiB"),
-        Key("chunk", Whole(16, 2**20), "Prompt tokens per step. Default: 2048, on cores 256."),
-        Key("engine_start", Duration(), "Until a process can load. Default: vllm 35s, llama 0."),
+        *MACHINE_KEYS,
         Key("outages", ListOf(_OUTAGE, is_unique=False), "When it fails, if that is to be."),
         Key("mtbf", Duration(), "Mean time between failures, drawn by the seed."),
         Key("repair", Duration(), "How long it is gone then.", "5m"),
@@ -243,6 +259,18 @@ def _machine(name: str, found: _Fields, outages: tuple[Outage, ...], reading: Re
             devices.append(device)
             if "gpu" in entry.value:
                 gpus[device.id] = GPUS[entry.value["gpu"].value]
+    return replace(
+        machine_of(name, devices, gpus, found),
+        outages=outages,
+        mtbf_s=_value(found, "mtbf"),
+        repair_s=_value(found, "repair", 300.0),
+    )
+
+
+def machine_of(
+    name: str, devices: list[DeviceSpec], gpus: MappingOf[str, Gpu], found: _Fields
+) -> Machine:
+    """`found`: what was written of `MACHINE_KEYS`."""
     links = sum(gpu.bus_bytes_per_s for gpu in gpus.values())
     is_vllm = _value(found, "engine", "llama") == "vllm"
     host = _value(found, "host_memory", _HOST_MEMORY_BYTES)
@@ -254,10 +282,13 @@ def _machine(name: str, found: _Fields, outages: tuple[Outage, ...], reading: Re
         cache_bytes=0 if is_vllm else host,
         chunk_tokens=_value(found, "chunk", _GPU_CHUNK if gpus else PREFILL_CHUNK),
         engine_start_s=_value(found, "engine_start", _VLLM_START_S if is_vllm else 0.0),
-        outages=outages,
-        mtbf_s=_value(found, "mtbf"),
-        repair_s=_value(found, "repair", 300.0),
     )
+
+
+def gpu_devices(node: str, gpu: Gpu, count: int) -> list[DeviceSpec]:
+    """So many alike, with the usual share of their memory."""
+    usable = round(gpu.memory_bytes * _USABLE)
+    return [DeviceSpec(f"{node}/gpu{at}", usable, backend="cuda") for at in range(count)]
 
 
 def _llama(name: str, devices: list[DeviceSpec]) -> NodeSpec:

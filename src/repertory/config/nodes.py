@@ -125,6 +125,14 @@ class Value:
             raise self.wrong(f"must be a whole number from {least} to {most}, not {self._shown}")
         return number
 
+    def number(self, most: float) -> float:
+        """Above zero, whole or not."""
+        number = self._constructed("float")
+        number = self._constructed("int") if number is None else number
+        if not isinstance(number, (int, float)) or not 0 < number <= most:
+            raise self.wrong(f"must be a number above 0, at most {most:g}, not {self._shown}")
+        return float(number)
+
     def truth(self) -> bool:
         truth = self._constructed("bool")
         if not isinstance(truth, bool):
@@ -170,6 +178,11 @@ class Value:
         if not isinstance(key, yaml.ScalarNode):
             return self.name
         return f"{self.name}.{key.value}" if self.name else str(key.value)
+
+    @property
+    def written(self) -> str:
+        """As it stands there; nothing of what is a list or a mapping."""
+        return self._scalar
 
     @property
     def _scalar(self) -> str:

@@ -48,7 +48,13 @@ class Slo:
 
     def is_met_by(self, record: RequestRecord) -> bool:
         """Whether it ended well, in time, and before a deadline of its own."""
-        return _has_first_in_time(record, self.ttft_s) and _has_rest_in_time(record, self.tpot_s)
+        return self.has_first_in_time(record) and self.has_rest_in_time(record)
+
+    def has_first_in_time(self, record: RequestRecord) -> bool:
+        return _has_first_in_time(record, self.ttft_s)
+
+    def has_rest_in_time(self, record: RequestRecord) -> bool:
+        return _has_rest_in_time(record, self.tpot_s)
 
 
 def parse_slo(text: str) -> Slo:

@@ -1,0 +1,268 @@
+"""`plan`: which fleet to get for a workload, found by simulating some."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from repertory.cli.shared import FAILURE, Json, app, fail, table
+from repertory.cli.simulate_fleet import Part, Source, source_of
+from repertory.config.catalog import Offered, read_catalog
+from repertory.config.fleet import models_of, read_models
+from repertory.domain.errors import ConfigError
+from repertory.domain.fleets import Fleet, Machine
+from repertory.domain.specs import ModelSpec
+from repertory.reports.figures import seconds_text
+
+if TYPE_CHECKING:
+    from repertory.sim.bounds import Bounds
+    from repertory.sim.planning import Choice, Plan, Planner, Trial
+    from repertory.sim.stretches import Asked
+    from repertory.sim.trials import Task
+    from repertory.traces.summary import Slo
+
+__all__ = ["plan"]
+
+_PROBED = 1000
+"""Requests of the run that says how long the others will take."""
+
+
+@app.command()
+def plan(  # noqa: PLR0913  one for each flag
+    catalog: Annotated[Path, typer.Option(help="A YAML of what can be had, and its prices.")],
+    workload: Annotated[
+        str, typer.Option(help="A file in the workload format, or a recipe, such as week.")
+    ] = "week",
+    models: Annotated[
+        Path | None, typer.Option(help="A YAML of models; default: the recipe's.")
+    ] = None,
+    slo: Annotated[str, typer.Option(help="What must be met.")] = "ttft_p99<2s,tpot_p99<100ms",
+    policy: Annotated[str, typer.Option(help="Who decides.")] = "repertory",
+    seed: Annotated[int, typer.Option(min=0, help="Of the first run of each fleet.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each fleet; doubled if unsure.")] = 3,
+    requests: Annotated[
+        int, typer.Option(min=100, help="So many of the workload, where it is busiest.")
+    ] = 20_000,
+    rate: Annotated[
+        float | None, typer.Option(min=0, help="Thin a recipe to so many requests per second.")
+    ] = None,
+    days: Annotated[
+        str | None, typer.Option(metavar="A-B", help="Of a recipe, only these days.")
+    ] = None,
+    max_devices: Annotated[int, typer.Option(min=1, help="The largest fleet to look at.")] = 64,
+    mixes: Annotated[bool, typer.Option("--mixes", help="Fleets of two types, too.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Where published traces are, for recipes made of them.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before it starts.")] = False,
+    json: Json = False,
+) -> None:
+    """Find the cheapest fleets on which a workload meets an objective, by simulating them.
+
+    Says before it starts how many simulations that can take, and how long.  Ctrl-C: the best so
+    far.  The same seed finds the same plan.
+    """
+    from repertory.sim.bounds import Bounds
+    from repertory.sim.planning import Offer, Planner
+    from repertory.sim.policies import check_policy
+    from repertory.sim.trials import terms_of
+    from repertory.traces.summary import parse_slo
+
+    check_policy(policy)
+    aim = parse_slo(slo)
+    offered = read_catalog(catalog)
+    source = source_of(workload, data, Part(None, rate, days))
+    if source.path is not None and models is None:
+        raise ConfigError(f"a file of requests needs --models, a YAML of the models in {workload}")
+    known = None if models is None else read_models(models)
+    asked = _busiest(source, seed, requests)
+    study = _Study({one.gpu.name: one for one in offered}, known, source, asked, aim, policy)
+    bounds = Bounds(study.fleet, asked)
+    planner = Planner(
+        offers=tuple(
+            Offer(one.gpu.name, one.usd_per_h, one.counts(max_devices)) for one in offered
+        ),
+        wanted=tuple(term.share for term in terms_of(aim)),
+        seeds=range(seed, seed + seeds),
+        is_enough=bounds.is_enough,
+        most_devices=max_devices,
+        has_mixes=mixes,
+    )
+    excluded = _excluded(bounds, planner)
+    _say_cost(study, planner, excluded)
+    if sys.stdin.isatty() and not yes and not json:
+        typer.confirm("Go on?", default=True, abort=True, err=True)
+    found = _search(study, planner, hidden=json)
+    _tell(study, found, excluded, json=json)
+
+
+@dataclass(frozen=True, slots=True)
+class _Study:
+    """What fleets are tried for."""
+
+    offered: Mapping[str, Offered]
+    models: tuple[ModelSpec, ...] | None
+    """None: the recipe's."""
+    source: Source
+    asked: "Asked"
+    slo: "Slo"
+    policy: str
+
+    def fleet(self, choice: "Choice") -> Fleet:
+        machines = [one for name, count in choice.parts for one in self._machines(name, count)]
+        fleet = Fleet(choice.words, tuple(machines), self.models or ())
+        if self.models is None:
+            sizes = [(one.name, one.parameters) for one in self.source.recipe().models]
+            fleet = replace(fleet, models=models_of(sizes, fleet))
+        return fleet
+
+    def _machines(self, name: str, count: int) -> tuple[Machine, ...]:
+        """Of a number that makes no whole nodes (a bound asks for one device): the next larger."""
+        offered = self.offered[name]
+        while not (machines := offered.machines(count)):
+            count += 1
+        return machines
+
+    def task(self, choice: "Choice", load: float, seed: int) -> "Task":
+        from repertory.sim.play import Scenario
+        from repertory.sim.trials import Task
+
+        stretch = replace(self.asked.stretch, load=load)
+        scenario = Scenario(self.fleet(choice), self.policy, seed)
+        return Task(scenario, stretch, self.asked.counted, self.slo)
+
+
+def _busiest(source: Source, seed: int, requests: int) -> "Asked":
+    """Of a recipe with days, runs begin on the day of the stretch: what came before is not made."""
+    from repertory.sim.stretches import busiest
+    from repertory.traces.streams import DAY_S
+
+    asked = busiest(source, seed, requests)
+    if source.path is not None or (recipe := source.recipe()).replay_s is not None:
+        return asked
+    first, last = source.part.chosen_days() or recipe.days
+    passed = min(int(asked.stretch.begin_s // DAY_S), last - first)
+    part = replace(source.part, days=f"{first + passed}-{last}")
+    begin_s = asked.stretch.begin_s - passed * DAY_S
+    stretch = replace(asked.stretch, workload=replace(source, part=part), begin_s=begin_s)
+    return replace(asked, stretch=stretch)
+
+
+def _excluded(bounds: "Bounds", planner: "Planner") -> dict[str, str]:
+    """Types that alone can never do, and why; an error if nothing is left to try."""
+    found = {}
+    for offer in planner.offers:
+        why = bounds.exclusion(offer, planner.most_devices)
+        if why is not None:
+            found[offer.name] = why
+    if len(found) == len(planner.offers) and not planner.has_mixes:
+        lines = [f"{name}: {why}" for name, why in found.items()]
+        raise ConfigError("no type of the catalogue can do alone:\n" + "\n".join(lines))
+    return found
+
+
+def _say_cost(study: _Study, planner: "Planner", excluded: Mapping[str, str]) -> None:
+    """On stderr: stdout is the plan's."""
+    from repertory.sim.planning import first_choices, most_trials
+    from repertory.sim.trials import cost_s
+
+    asked = study.asked
+    _say(
+        f"{asked.stretch.requests:,} of {asked.whole_requests:,} requests of {study.source.name}, "
+        f"where it is busiest: {seconds_text(asked.stretch.span_s)} of "
+        f"{seconds_text(asked.whole_s)}; the first tenth warms up and does not count"
+    )
+    for name, why in excluded.items():
+        _say(f"not alone: {name}: {why}")
+    choices = first_choices(planner)
+    if not choices:
+        raise ConfigError("no fleet within --max-devices can do; see the reasons above")
+    stretch = replace(asked.stretch, requests=min(_PROBED, asked.stretch.requests))
+    each_s = cost_s(replace(study.task(choices[0], 1.0, planner.seeds[0]), stretch=stretch))
+    most = most_trials(planner)
+    cores = _cores()
+    total_s = sum(most.values()) * each_s * asked.stretch.requests / cores
+    parts = ", ".join(f"{name} {count}" for name, count in most.items() if count)
+    _say(
+        f"at most {sum(most.values())} simulations ({parts}), {seconds_text(total_s)} on {cores} "
+        f"cores; mostly far fewer, and those that are late from the start end early"
+    )
+
+
+def _search(study: _Study, planner: "Planner", *, hidden: bool) -> "Plan":
+    from repertory.sim.planning import Search, most_trials
+    from repertory.sim.trials import Crew
+
+    shown = (TextColumn("{task.completed} runs"), BarColumn(), TextColumn("{task.description}"))
+    console = Console(stderr=True)
+    with (
+        Crew(_cores()) as crew,
+        Progress(
+            *shown, TimeElapsedColumn(), console=console, transient=True, disable=hidden
+        ) as bar,
+    ):
+        task = bar.add_task("", total=sum(most_trials(planner).values()))
+
+        def tell(plan: "Plan") -> None:
+            best = plan.best
+            words = "none meets it so far"
+            if best is not None:
+                words = f"best so far {best.choice.words}, {best.usd_per_h:.2f} USD/h"
+            bar.update(task, completed=plan.trials, description=words)
+
+        def ask(choice: "Choice", load: float, seeds: Sequence[int]) -> "Sequence[Trial]":
+            return crew.run([study.task(choice, load, seed) for seed in seeds])
+
+        search = Search(planner, ask, tell)
+        try:
+            return search.run()
+        except KeyboardInterrupt:
+            return search.plan
+
+
+def _tell(study: _Study, found: "Plan", excluded: Mapping[str, str], *, json: bool) -> None:
+    from repertory.reports.capacity import columns, conclusions, rows
+    from repertory.sim.trials import terms_of
+
+    terms = terms_of(study.slo)
+    said = conclusions(found, terms, [term.share for term in terms])
+    if json:
+        whole = {
+            "origin": "simulated",
+            "workload": study.source.name,
+            "slo": str(study.slo),
+            "policy": study.policy,
+            "stretch": {
+                "requests": study.asked.stretch.requests,
+                "span_s": study.asked.stretch.span_s,
+                "of_requests": study.asked.whole_requests,
+            },
+            "excluded": excluded,
+            "said": said,
+            "plan": found,
+        }
+        typer.echo(msgspec.json.encode(whole).decode())
+    else:
+        typer.echo(f"simulated; {study.policy}; SLO {study.slo}")
+        table(columns(terms), rows(found, terms))
+        for line in said:
+            typer.echo(line)
+    if not found.is_whole:
+        fail(FAILURE, f"interrupted after {found.trials} runs: this is a part of the plan")
+    if found.best is None:
+        raise typer.Exit(FAILURE)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _say(words: str) -> None:
+    typer.echo(words, err=True)

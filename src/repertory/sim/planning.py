@@ -1,0 +1,390 @@
+"""The cheapest fleets that meet an objective, by asking what becomes of some of them.
+
+What a fleet comes to is asked from an oracle (`Ask`), a simulation or a test's own function; here
+is only which fleets are asked about, and what is believed of the answers:
+
+1. More devices of a type are taken to do no worse.  From the fewest that could do (`is_enough`)
+   the number grows by ever larger steps until one meets, then the gap is halved.
+2. Noise makes that untrue at the edge: the next two below what was found are tried too, and the
+   smaller one is taken if it meets.
+3. One run is no proof.  A fleet *meets* if the share of answers in time, averaged over seeds, is
+   high enough by the lower end of its confidence interval; else it fails, or nobody knows, and
+   then as many seeds again are asked, once.  What nobody knows is not called met.
+4. A run far from enough decides alone.
+5. What costs no less than the cheapest that meets is not tried.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from itertools import combinations
+from math import ceil, log2, sqrt
+from statistics import fmean, stdev
+
+from repertory.sim.evidence import Evidence
+
+__all__ = [
+    "LOAD_STEP",
+    "Ask",
+    "Choice",
+    "Judged",
+    "Offer",
+    "Plan",
+    "Planner",
+    "Search",
+    "Standing",
+    "Trial",
+    "first_choices",
+    "judge",
+    "least",
+    "most_trials",
+]
+
+LOAD_STEP = 1.05
+"""How exactly the load is found that a fleet still bears."""
+_LOAD_STEPS = 28
+"""Up to four times the load: who has more room than that has no margin to speak of."""
+_T95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812, 1.796, 1.782)
+"""One-sided 95 % points of Student's t for 1 to 12 degrees of freedom (any table of it)."""
+_T95_MANY = 1.771
+"""For 13; beyond it is less, so that the interval is no narrower than it should be."""
+_FAR = 2.0
+"""So many times as many late answers as are allowed: no seed makes that good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A type of device that can be had."""
+
+    name: str
+    usd_per_h: float
+    """For each."""
+    counts: tuple[int, ...]
+    """In which numbers, ascending."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Choice:
+    """A fleet: how many devices of which types, by their names."""
+
+    parts: tuple[tuple[str, int], ...]
+
+    @property
+    def words(self) -> str:
+        return " + ".join(f"{count}x {name}" for name, count in self.parts)
+
+    @property
+    def devices(self) -> int:
+        return sum(count for _, count in self.parts)
+
+    def is_within(self, other: "Choice") -> bool:
+        """It has no more of anything."""
+        more = dict(other.parts)
+        return all(count <= more.get(name, 0) for name, count in self.parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One run, seen against the objective: a value for each of its terms."""
+
+    met: tuple[float, ...]
+    """The share of answers within the limit."""
+    at_s: tuple[float | None, ...]
+    """The quantile that the limit is on; None: it falls on an answer that never came."""
+    evidence: Evidence
+    requests: int
+    """That were counted."""
+    is_cut: bool = False
+    """It was stopped when so many were late that the rest could not make it good."""
+
+
+class Standing(Enum):
+    MEETS = "meets"
+    FAILS = "fails"
+    UNSURE = "unsure"
+    """Its seeds lie on both sides, or too near the edge."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A fleet under a load, and what its runs say."""
+
+    choice: Choice
+    usd_per_h: float
+    load: float
+    standing: Standing
+    trials: tuple[Trial, ...]
+
+    def reach(self, wanted: Sequence[float]) -> float:
+        """How near it comes, by its worst term; 1: it is there."""
+        means = _means(self.trials, len(wanted))
+        return min((mean / share for mean, share in zip(means, wanted, strict=True)), default=1.0)
+
+    @property
+    def is_met(self) -> bool:
+        return self.standing is Standing.MEETS
+
+    @property
+    def evidence(self) -> Evidence:
+        return Evidence.of([one.evidence for one in self.trials])
+
+
+Ask = Callable[[Choice, float, Sequence[int]], Sequence[Trial]]
+"""A fleet, how many times the workload's load, and seeds: a run for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """What a search is given."""
+
+    offers: tuple[Offer, ...]
+    wanted: tuple[float, ...]
+    """For each term of the objective, the share of answers within its limit."""
+    seeds: range
+    is_enough: Callable[[Choice], bool]
+    """A bound that costs nothing: False where no run is needed to know.  Monotone."""
+    most_devices: int
+    has_mixes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What has been found; after an interruption, so far."""
+
+    best: Judged | None
+    """The cheapest that meets."""
+    holds_load: float | None
+    """It still meets the objective at so many times the load; None: that was not reached."""
+    breaks: Judged | None
+    """The first load that it does not bear; None: it bears the most that was tried."""
+    tried: tuple[Judged, ...]
+    """By price, at the workload's own load."""
+    too_dear: tuple[str, ...]
+    """Types of which nothing was tried: the fewest that could do cost no less than the best."""
+    trials: int
+    is_whole: bool
+
+
+class Search:
+    """`run` looks; `plan` is what it knows at any time, also while it is interrupted."""
+
+    def __init__(
+        self, planner: Planner, ask: Ask, tell: Callable[[Plan], None] = lambda plan: None
+    ) -> None:
+        self._planner = planner
+        self._ask = ask
+        self._tell = tell
+        self._prices = {offer.name: offer.usd_per_h for offer in planner.offers}
+        self._judged: dict[tuple[Choice, float], Judged] = {}
+        self._best: Judged | None = None
+        self._holds_load: float | None = None
+        self._breaks: Judged | None = None
+        self._too_dear: list[str] = []
+        self._trials = 0
+        self._is_whole = False
+
+    def run(self) -> Plan:
+        lines = [(offer, _line(offer, self._planner)) for offer in self._planner.offers]
+        possible = [(offer, line) for offer, line in lines if line]
+        for offer, line in sorted(possible, key=lambda each: self._order(each[1][0])):
+            cheaper = self._cheaper(line)
+            if not cheaper:
+                self._too_dear.append(offer.name)
+            self._cheapest_of(cheaper)
+        if self._planner.has_mixes:
+            for one, other in combinations(self._planner.offers, 2):
+                self._mix(one, other)
+        if self._best is not None:
+            self._look_around(self._best)
+            self._find_margin(self._best)
+        self._is_whole = True
+        return self.plan
+
+    @property
+    def plan(self) -> Plan:
+        tried = [one for (_, load), one in self._judged.items() if load == 1.0]
+        return Plan(
+            best=self._best,
+            holds_load=self._holds_load,
+            breaks=self._breaks,
+            tried=tuple(sorted(tried, key=lambda one: (one.usd_per_h, one.choice))),
+            too_dear=tuple(self._too_dear),
+            trials=self._trials,
+            is_whole=self._is_whole,
+        )
+
+    def price(self, choice: Choice) -> float:
+        return sum(count * self._prices[name] for name, count in choice.parts)
+
+    def _order(self, choice: Choice) -> tuple[float, Choice]:
+        return self.price(choice), choice
+
+    def _cheaper(self, line: Sequence[Choice]) -> list[Choice]:
+        best = self._best
+        return [one for one in line if best is None or self.price(one) < best.usd_per_h]
+
+    def _cheapest_of(self, line: Sequence[Choice], *, is_pruned: bool = False) -> None:
+        """Of choices that only grow."""
+
+        def meets(at: int) -> bool:
+            if is_pruned and self._is_known_too_small(line[at]):
+                return False
+            return self._judge(line[at], 1.0).standing is Standing.MEETS
+
+        found = least(meets, 0, len(line) - 1) if line else None
+        if found is not None:
+            self._best = self._judge(line[found], 1.0)
+            self._tell(self.plan)
+
+    def _mix(self, one: Offer, other: Offer) -> None:
+        """For each number of the one, the fewest of the other; whatever is within a fleet that
+        failed is taken to fail.
+        """
+        for line in _mixed(one, other, self._planner):
+            self._cheapest_of(self._cheaper(line), is_pruned=True)
+
+    def _is_known_too_small(self, choice: Choice) -> bool:
+        return any(
+            choice.is_within(tried.choice)
+            for (_, load), tried in self._judged.items()
+            if load == 1.0 and tried.standing is not Standing.MEETS and tried.choice != choice
+        )
+
+    def _look_around(self, best: Judged) -> None:
+        """The next larger one should meet too; if not, whoever reads the table sees it."""
+        if len(best.choice.parts) == 1:
+            ((name, count),) = best.choice.parts
+            offers = {offer.name: offer for offer in self._planner.offers}
+            larger = [
+                choice for choice in _line(offers[name], self._planner) if choice.devices > count
+            ]
+            for choice in larger[:1]:
+                self._judge(choice, 1.0)
+
+    def _find_margin(self, best: Judged) -> None:
+        def breaks(step: int) -> bool:
+            return self._at_load(best, step).standing is not Standing.MEETS
+
+        found = least(breaks, 1, _LOAD_STEPS)
+        self._holds_load = LOAD_STEP ** ((_LOAD_STEPS + 1 if found is None else found) - 1)
+        self._breaks = None if found is None else self._at_load(best, found)
+
+    def _at_load(self, best: Judged, step: int) -> Judged:
+        return self._judge(best.choice, LOAD_STEP**step)
+
+    def _judge(self, choice: Choice, load: float) -> Judged:
+        known = self._judged.get((choice, load))
+        if known is not None:
+            return known
+        wanted, seeds = self._planner.wanted, self._planner.seeds
+        again = range(seeds.stop, seeds.stop + len(seeds))
+        trials: list[Trial] = []
+        standing = Standing.UNSURE
+        for more in (seeds[:1], seeds[1:], again if len(seeds) > 1 else range(0)):
+            if standing is Standing.UNSURE and more:
+                trials += self._ask(choice, load, more)
+                self._trials += len(more)
+                is_alone = len(trials) == 1 < len(seeds)
+                standing = _first_look(trials[0], wanted) if is_alone else judge(trials, wanted)
+        found = Judged(choice, self.price(choice), load, standing, tuple(trials))
+        self._judged[choice, load] = found
+        self._tell(self.plan)
+        return found
+
+
+def judge(trials: Sequence[Trial], wanted: Sequence[float]) -> Standing:
+    """By the 95 % confidence interval over seeds of each term's share.  Of one run: as it is."""
+    standings = [
+        _standing([trial.met[at] for trial in trials], share) for at, share in enumerate(wanted)
+    ]
+    for worst in (Standing.FAILS, Standing.UNSURE):
+        if worst in standings:
+            return worst
+    return Standing.MEETS
+
+
+def _standing(shares: Sequence[float], wanted: float) -> Standing:
+    mean, freedom = fmean(shares), len(shares) - 1
+    width = 0.0
+    if freedom:
+        t95 = _T95[freedom - 1] if freedom <= len(_T95) else _T95_MANY
+        width = t95 * stdev(shares) / sqrt(len(shares))
+    if mean - width >= wanted:
+        return Standing.MEETS
+    return Standing.FAILS if mean + width < wanted else Standing.UNSURE
+
+
+def _first_look(trial: Trial, wanted: Sequence[float]) -> Standing:
+    is_far = any(1 - met > _FAR * (1 - share) for met, share in zip(trial.met, wanted, strict=True))
+    return Standing.FAILS if is_far or trial.is_cut else Standing.UNSURE
+
+
+def _means(trials: Sequence[Trial], terms: int) -> Iterator[float]:
+    return (fmean(trial.met[at] for trial in trials) for at in range(terms))
+
+
+def least(is_true: Callable[[int], bool], first: int, last: int) -> int | None:
+    """The least number for which it is true, if it stays true from there on.  Where it does not
+    quite: one for which it is true, and for the two below it is not.
+    """
+    low, high, step = first - 1, first, 1
+    while not is_true(high):
+        if high == last:
+            return None
+        low, high, step = high, min(last, high + step), 2 * step
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_true(middle) else (middle, high)
+    while True:
+        below = [at for at in (high - 2, high - 1) if at >= first and is_true(at)]
+        if not below:
+            return high
+        high = below[0]
+
+
+def first_choices(planner: Planner) -> list[Choice]:
+    """Of each type that can do alone, the smallest fleet; else the first mix that could do."""
+    lines = [_line(offer, planner) for offer in planner.offers]
+    found = [line[0] for line in lines if line]
+    if not found and planner.has_mixes:
+        pairs = combinations(planner.offers, 2)
+        mixes = (line for one, other in pairs for line in _mixed(one, other, planner) if line)
+        found = [line[0] for line in mixes][:1]
+    return found
+
+
+def _line(offer: Offer, planner: Planner) -> list[Choice]:
+    """Of one type, all that could do."""
+    choices = [Choice(((offer.name, count),)) for count in offer.counts]
+    return [one for one in choices if _is_possible(one, planner)]
+
+
+def _mixed(one: Offer, other: Offer, planner: Planner) -> Iterator[list[Choice]]:
+    """For each number of the one, what could do with more and more of the other."""
+    for count in one.counts:
+        choices = [Choice(((one.name, count), (other.name, more))) for more in other.counts]
+        yield [choice for choice in choices if _is_possible(choice, planner)]
+
+
+def _is_possible(choice: Choice, planner: Planner) -> bool:
+    return choice.devices <= planner.most_devices and planner.is_enough(choice)
+
+
+def most_trials(planner: Planner) -> Mapping[str, int]:
+    """How many runs there can be, by what for; unless noise leads further down than two steps."""
+    each = len(planner.seeds) * (2 if len(planner.seeds) > 1 else 1)
+    most = {offer.name: each * _looks(len(_line(offer, planner))) for offer in planner.offers}
+    if planner.has_mixes:
+        most["mixes"] = each * sum(
+            len(one.counts) * _looks(len(other.counts))
+            for one, other in combinations(planner.offers, 2)
+        )
+    most["margin"] = each * (1 + _looks(_LOAD_STEPS))
+    return most
+
+
+def _looks(candidates: int) -> int:
+    """Growing, halving, and one more below."""
+    if candidates < 3:
+        return candidates
+    return min(candidates, 2 * ceil(log2(candidates)) + 2)

@@ -1,0 +1,209 @@
+"""Runs that answer one question: is this fleet enough?  Many at once, and none longer than needed.
+
+A run ends as soon as so many answers were late that all that are left could not make it good.
+"""
+
+import multiprocessing
+import resource
+import signal
+from array import array
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from math import inf
+from multiprocessing.synchronize import Event
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from repertory.domain.errors import RepertoryError
+from repertory.domain.workloads import Ending, RequestRecord
+from repertory.sim.evidence import Watch
+from repertory.sim.planning import Trial
+from repertory.sim.play import Scenario, play
+from repertory.sim.stretches import Stretch
+from repertory.traces.summary import Slo
+
+__all__ = ["Crew", "Task", "Term", "cost_s", "run_task", "terms_of"]
+
+_HOPELESS = 3.0
+"""So many times as many late answers as all requests may have: more than `planning` calls far."""
+_FEW = 20
+"""Late answers that say nothing yet, however short a run is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One limit of an objective."""
+
+    name: str
+    share: float
+    limit_s: float
+
+
+def terms_of(slo: Slo) -> tuple[Term, ...]:
+    pairs = (("TTFT", slo.ttft_share, slo.ttft_s), ("TPOT", slo.tpot_share, slo.tpot_s))
+    return tuple(
+        Term(f"{name} p{share * 100:.10g}", share, limit_s)
+        for name, share, limit_s in pairs
+        if limit_s is not None
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One run."""
+
+    scenario: Scenario
+    stretch: Stretch
+    counted: int
+    """Requests after its warm-up, by the seed that the stretch was chosen with."""
+    slo: Slo
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Times of one term, and how many were in time."""
+
+    term: Term
+    met: int = 0
+    late: int = 0
+    times_s: "array[float]" = field(default_factory=lambda: array("d"))
+
+    def add(self, time_s: float | None, *, is_met: bool) -> None:
+        self.met += is_met
+        self.late += not is_met
+        self.times_s.append(inf if time_s is None else time_s)
+
+    @property
+    def met_share(self) -> float:
+        """Of no requests, all are in time."""
+        asked = self.met + self.late
+        return self.met / asked if asked else 1.0
+
+    @property
+    def at_s(self) -> float | None:
+        """By rank, as in `traces.summary`."""
+        if not self.times_s:
+            return 0.0
+        found = np.quantile(np.asarray(self.times_s), self.term.share, method="inverted_cdf")
+        return None if np.isinf(found) else float(found)
+
+
+class _Sheet:
+    """What is kept of a run's records."""
+
+    def __init__(self, task: Task) -> None:
+        self._slo = task.slo
+        self._warm_s = task.stretch.warm_s
+        terms = terms_of(task.slo)
+        self._tallies = {term.name.partition(" ")[0]: _Tally(term) for term in terms}
+        self._allowed = {
+            name: _FEW + _HOPELESS * (1 - tally.term.share) * task.counted
+            for name, tally in self._tallies.items()
+        }
+        self.is_cut = False
+        self.counted = 0
+
+    def tell(self, record: RequestRecord) -> None:
+        """After the run was cut, what is told is lost because of it."""
+        if self.is_cut or record.at_s < self._warm_s:
+            return
+        self.counted += 1
+        is_done = record.ending is Ending.DONE
+        ttft, tpot = self._tallies.get("TTFT"), self._tallies.get("TPOT")
+        if ttft is not None:
+            ttft.add(record.ttft_s, is_met=self._slo.has_first_in_time(record))
+        if tpot is not None:
+            has_none = is_done and record.tpot_s is None
+            time_s = 0.0 if has_none else record.tpot_s if is_done else None
+            tpot.add(time_s, is_met=self._slo.has_rest_in_time(record))
+
+    def goes_on(self) -> bool:
+        self.is_cut = any(tally.late > self._allowed[name] for name, tally in self._tallies.items())
+        return not self.is_cut
+
+    @property
+    def tallies(self) -> list[_Tally]:
+        return list(self._tallies.values())
+
+
+def run_task(task: Task, stop: Event | None = None) -> Trial:
+    """Here and now."""
+    scenario, stretch = task.scenario, task.stretch
+    sheet = _Sheet(task)
+    watch = Watch(scenario.fleet.models, task.slo, stretch.warm_s)
+    played = play(
+        scenario,
+        stretch.arrivals(scenario.seed),
+        sheet.tell,
+        watch,
+        lambda at_s, requests: sheet.goes_on() and (stop is None or not stop.is_set()),
+    )
+    return Trial(
+        met=tuple(tally.met_share for tally in sheet.tallies),
+        at_s=tuple(tally.at_s for tally in sheet.tallies),
+        evidence=watch.evidence(played.last_s, len(scenario.fleet.devices)),
+        requests=sheet.counted,
+        is_cut=not played.is_whole,
+    )
+
+
+def cost_s(task: Task) -> float:
+    """What a request of a run takes of one core: seen here, on a run that should be short."""
+    began_s = _cpu_s()
+    counted = run_task(task).requests
+    return (_cpu_s() - began_s) / max(counted, 1)
+
+
+def _cpu_s() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+class Crew:
+    """Processes that stay: each run is the same whichever does it."""
+
+    def __init__(self, most: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._stop = context.Event()
+        self._pool = ProcessPoolExecutor(most, context, _begin, (self._stop,))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Interrupted, runs under way end at their next look."""
+        self._stop.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def run(self, tasks: Sequence[Task]) -> list[Trial]:
+        """In the order of the tasks."""
+        try:
+            return list(self._pool.map(_run, tasks))
+        except BrokenProcessPool:
+            raise RepertoryError(
+                "a process of the simulation died, killed perhaps for its memory: plan with fewer "
+                "--requests"
+            ) from None
+
+
+_stops: list[Event] = []
+"""Of this process: the crew's."""
+
+
+def _begin(stop: Event) -> None:
+    """Ctrl-C reaches every process of a terminal; here the parent decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _stops.append(stop)
+
+
+def _run(task: Task) -> Trial:
+    return run_task(task, _stops[0])
