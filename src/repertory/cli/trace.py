@@ -3,7 +3,6 @@
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -13,8 +12,17 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from repertory.cli.choosing import (
+    Chosen,
+    Data,
+    DaysText,
+    Rate,
+    Requests,
+    Seed,
+    Wishes,
+    chosen_workload,
+)
 from repertory.cli.shared import FAILURE, USAGE, Json, fail, group, table
-from repertory.config import read_environment
 from repertory.domain.workloads import Arrival
 from repertory.reports.figures import bytes_text, seconds_text
 
@@ -28,17 +36,6 @@ _TOLD = 5_000
 """Requests between two looks at the bar."""
 _TABLE_ROWS = 30
 
-Seed = Annotated[int, typer.Option(min=0, help="The same seed, the same bytes.")]
-Requests = Annotated[int | None, typer.Option(min=1, help="End after so many.")]
-DaysText = Annotated[
-    str | None, typer.Option("--days", metavar="A-B", help="Only these; the first begins at 0 s.")
-]
-Rate = Annotated[
-    float | None, typer.Option(help="Thin it to this mean of requests/s; time keeps its pace.")
-]
-Data = Annotated[
-    Path | None, typer.Option(help="The folder of published traces; else REPERTORY_DATA.")
-]
 Word = Annotated[str | None, typer.Argument(metavar="FILE|RECIPE", help="Default: as for make.")]
 
 
@@ -63,7 +60,7 @@ def make_trace(  # noqa: PLR0913  one for each flag
     """
     from repertory.traces.files import write_workload
 
-    chosen = _chosen(recipe, _Wishes(seed, requests, days, rate, data))
+    chosen = chosen_workload(recipe, Wishes(seed, requests, days, rate, data))
     path = (out or Path(f"{chosen.name}.jsonl")).expanduser()
     if not path.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
         fail(USAGE, f"{path}: name it .jsonl, .jsonl.gz or .parquet")
@@ -88,7 +85,7 @@ def describe_trace(  # noqa: PLR0913  one for each flag
     json: Json = False,
 ) -> None:
     """Say what a workload is like: rates, bursts, lengths, shares, gaps."""
-    chosen = _chosen(workload, _Wishes(seed, requests, days, rate, data))
+    chosen = chosen_workload(workload, Wishes(seed, requests, days, rate, data))
     found = _described(chosen)
     if json:
         shown = msgspec.to_builtins(
@@ -124,7 +121,7 @@ def plot_trace(  # noqa: PLR0913  one for each flag
     """Draw a workload: requests of each model over time, and their lengths."""
     from repertory.reports.workloads import draw_workload
 
-    chosen = _chosen(workload, _Wishes(seed, requests, days, rate, data))
+    chosen = chosen_workload(workload, Wishes(seed, requests, days, rate, data))
     path = (out or Path(f"{Path(chosen.name).name.partition('.')[0]}.png")).expanduser()
     found = _described(chosen)
     title = f"{chosen.name}, a part" if chosen.is_part else chosen.name
@@ -135,65 +132,8 @@ def plot_trace(  # noqa: PLR0913  one for each flag
     typer.echo(f"drawn: {path}")
 
 
-@dataclass(frozen=True, slots=True)
-class _Wishes:
-    """What the flags say of a recipe."""
-
-    seed: int
-    requests: int | None
-    days: str | None
-    rate: float | None
-    data: Path | None
-
-
-@dataclass(slots=True)
-class _Chosen:
-    """A file or a recipe, ready to be read once."""
-
-    name: str
-    arrivals: Iterator[Arrival]
-    expected: float | None
-    """Requests, as far as anybody knows."""
-    is_part: bool = False
-
-
-def _chosen(word: str | None, wishes: _Wishes) -> _Chosen:
-    from repertory.traces.recipes import default_recipe, find_recipe, is_file_name, open_file
-
-    data = wishes.data or read_environment().data_dir
-    if word is not None and is_file_name(word):
-        if wishes.days or wishes.rate or wishes.seed:
-            fail(USAGE, "--seed, --days and --rate are for recipes: a file is what it is")
-        chosen = _Chosen(word, iter(()), None)
-
-        def say(words: str) -> None:
-            chosen.is_part = True
-            typer.echo(words, err=True)
-
-        chosen.arrivals = open_file(Path(word).expanduser(), say, requests=wishes.requests)
-        return chosen
-    recipe = find_recipe(word or default_recipe(data), data)
-    days = _days(wishes.days)
-    expected = recipe.expected_requests(days, wishes.rate)
-    if wishes.requests is not None:
-        expected = min(expected, wishes.requests)
-    arrivals = recipe.arrivals(
-        wishes.seed, days=days, rate_per_s=wishes.rate, requests=wishes.requests
-    )
-    return _Chosen(recipe.name, arrivals, expected)
-
-
-def _days(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    first, dash, last = text.partition("-")
-    if not (first.isdecimal() and (last.isdecimal() or not dash)):
-        fail(USAGE, f"--days {text}: write two days like 7-13, or one like 7")
-    return int(first), int(last if dash else first)
-
-
 @contextmanager
-def _counted(chosen: _Chosen, *, is_stopped_quietly: bool) -> Iterator[Iterator[Arrival]]:
+def _counted(chosen: Chosen, *, is_stopped_quietly: bool) -> Iterator[Iterator[Arrival]]:
     """With a bar.  Ctrl-C is heard between two requests, so that none is half written; a second
     one is heard at once.
     """
@@ -231,7 +171,7 @@ def _counted(chosen: _Chosen, *, is_stopped_quietly: bool) -> Iterator[Iterator[
         signal.signal(signal.SIGINT, before)
 
 
-def _described(chosen: _Chosen) -> "Description":
+def _described(chosen: Chosen) -> "Description":
     from repertory.traces.describe import describe
 
     try:
@@ -241,7 +181,7 @@ def _described(chosen: _Chosen) -> "Description":
         fail(FAILURE, f"{chosen.name}: {error}")
 
 
-def _tell(chosen: _Chosen, found: "Description") -> None:
+def _tell(chosen: Chosen, found: "Description") -> None:
     total = found.total
     part = "  (a part)" if chosen.is_part else ""
     typer.echo(f"{chosen.name}: {total.requests:,} requests for {len(found.models)} models{part}")
