@@ -10,11 +10,23 @@ from typing import Annotated
 import typer
 
 from repertory import __version__
-from repertory.cli import ask, bench, check, keys, models, profile, serve, simulate, trace
+from repertory.cli import ask, bench, check, keys, models, profile, replay, serve, simulate, trace
 from repertory.cli.shared import FAILURE, app, code_of
 from repertory.domain.errors import RepertoryError
 
-__all__ = ["ask", "bench", "check", "keys", "main", "models", "profile", "serve", "simulate", "trace"]
+__all__ = [
+    "ask",
+    "bench",
+    "check",
+    "keys",
+    "main",
+    "models",
+    "profile",
+    "replay",
+    "serve",
+    "simulate",
+    "trace",
+]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
