@@ -300,9 +300,7 @@ def held_from(spec: ModelSpec, read: DeviceReadings) -> Held:
 
 
 def buffers_of(spec: ModelSpec, read: DeviceReadings, kv: KvShape) -> int | None:
-    """What the least shape takes beyond weights and KV that was read and is no smaller; of smaller
-    ones the largest.  None: it was not read serving.
-    """
+    """Beyond weights and KV, of the next larger shape that was read, or else of the largest."""
     held = {
         one.form: one.measured_bytes
         for one in read.memory
