@@ -9,6 +9,8 @@ from bench.costs.kv import kv
 from bench.costs.mixed import mixed
 from bench.costs.offload import offload
 from bench.costs.published import published
+from bench.costs.served import served
+from bench.costs.simulated import simulated
 from bench.costs.storm import storm
 from bench.serve.run import Scenes, main
 
@@ -21,6 +23,8 @@ SCENES: Scenes = {
     "storm": storm,
     "offload": offload,
     "published": published,
+    "simulated": simulated,
+    "served": served,
 }
 
 if __name__ == "__main__":

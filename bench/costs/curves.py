@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from repertory.core.controller import Controller
-from repertory.core.costbook import CostBook
+from repertory.core.costbook import CostBook, ProfileSource
 from repertory.domain.actions import Load
 from repertory.domain.decisions import Decision
 from repertory.domain.events import Arrived
@@ -23,7 +23,7 @@ from repertory.perf.profiles import Beside, Law, Profile, StepLaw, prior_profile
 from repertory.policy.offload import Rule, by_harm, fully_or_evict, offload_always
 from repertory.sim.driver import Simulation
 
-__all__ = ["LOADS", "RULES", "SHAPES", "Played", "Shape", "goodput", "play", "trace"]
+__all__ = ["LOADS", "RULES", "SHAPES", "Played", "Shape", "goodput", "play", "play_on", "trace"]
 
 _MIB = 1 << 20
 NAMES = "abc"
@@ -59,10 +59,13 @@ class Shape:
         )
 
     def profile(self, spec: ModelSpec, device: DeviceSpec) -> Profile:
-        """Sequences of a batch read the weights together: each further one costs a fifth."""
-        there, here = self._steps(1.0), self._steps(self.rho)
+        """Sequences of a batch read the weights together: each further one costs a fifth.  A model
+        of another size is as much faster or slower.
+        """
+        size = spec.weights_bytes / self.weights_bytes
+        there, here = self._steps(size), self._steps(size * self.rho)
         is_fast = device.backend != "cpu"
-        per_byte = Law(0.0, self.load_s / spec.weights_bytes)
+        per_byte = Law(0.0, self.load_s / self.weights_bytes)
         sources = {Rung.DISK: per_byte, Rung.HOST: per_byte}
         steps = there if is_fast else here
         return replace(
@@ -74,15 +77,19 @@ class Shape:
             beside=Beside(*here, sources) if is_fast else None,
         )
 
+    def alone_s(self, prompt: int, output: int) -> float:
+        """A request with everything in place, all of it on the device."""
+        return self.step_s * (1 + prompt / 16 + output)
+
     def _steps(self, times: float) -> tuple[StepLaw, StepLaw]:
         step_s = self.step_s * times
         prefill = StepLaw(straight(step_s, step_s / 16))
         return prefill, StepLaw(straight(0.8 * step_s, 0.2 * step_s))
 
     @property
-    def alone_s(self) -> float:
+    def usual_s(self) -> float:
         """A request of the trace with everything in place."""
-        return self.step_s * (1 + 96 / 16 + 48)
+        return self.alone_s(96, 48)
 
 
 SHAPES = {
@@ -109,7 +116,7 @@ def trace(shape: Shape, seed: int, load: float) -> Iterator[Arrived]:
     luck = random.Random(seed)
     at_s = 0.0
     for count in range(REQUESTS):
-        at_s += luck.expovariate(load / shape.alone_s)
+        at_s += luck.expovariate(load / shape.usual_s)
         turn = count * 3 // REQUESTS
         weights = [(8, 3, 1)[(at + turn) % 3] for at in range(3)]
         name = luck.choices(NAMES, weights)[0]
@@ -147,6 +154,18 @@ class Played:
 
 
 def play(shape: Shape, rule: Rule, events: list[Arrived], room: float = 1.6) -> Played:
+    specs = [shape.spec(name) for name in NAMES]
+    return play_on(node(shape, room), specs, shape.profile, rule, events)
+
+
+def play_on(
+    where: NodeSpec,
+    specs: list[ModelSpec],
+    profile: ProfileSource,
+    rule: Rule,
+    events: list[Arrived],
+) -> Played:
+    """What is predicted is what it takes: the brain has the engine's own profiles."""
     decisions: list[Decision] = []
     ended: dict[str, int] = {}
 
@@ -155,11 +174,10 @@ def play(shape: Shape, rule: Rule, events: list[Arrived], room: float = 1.6) -> 
         ended[outcome.request_id] = at_ns
 
     settings = Settings(prewarm=False, max_queue_s=1e6)
-    costs = CostBook(shape.profile)
+    costs = CostBook(profile)
     controller = Controller(settings, decisions.append, costs, rule)
-    where = node(shape, room)
-    simulation = Simulation(controller, [NodeModel(where, shape.profile)], settled=settled)
-    simulation.start([shape.spec(name) for name in NAMES])
+    simulation = Simulation(controller, [NodeModel(where, profile)], settled=settled)
+    simulation.start(specs)
     simulation.run(events)
     controller.check()
     assert len(ended) == len(events)
@@ -175,6 +193,6 @@ def goodput(shape: Shape, rule: Rule) -> float:
     """Over the traces: tokens a second of answers that took no longer than three times what one
     takes that has to load its model first.
     """
-    limit_s = 3.0 * (shape.alone_s + shape.load_s)
+    limit_s = 3.0 * (shape.usual_s + shape.load_s)
     traces = [list(trace(shape, seed, load)) for seed, load in LOADS]
     return sum(play(shape, rule, one).goodput(limit_s) for one in traces) / len(traces)

@@ -1,7 +1,8 @@
 """k of n layers on the asymmetric pair: the curve, its law from two points, and what is chosen.
 
-A sweep over wide steps, medians; the law is fitted to few and all of the layers, and held against
-the others.  Goodput of a mixed trace on that very curve is the simulator's, and says so.
+A sweep over wide steps, round by round so that a machine that drifts does so for all of them alike;
+medians.  The law is fitted to few and all of the layers, and held against the others.  Goodput of a
+trace on that very curve is the simulator's, and says so.
 """
 
 import asyncio
@@ -11,14 +12,15 @@ from pathlib import Path
 
 from bench.checks import Check, at_least, at_most
 from bench.costs.curves import SHAPES, Shape, goodput
-from bench.costs.pair import running_pair
+from bench.costs.pair import baseline, running_pair
 from bench.serve.models import folder_of
 from bench.serve.run import Run
 from repertory.domain.specs import KvShape, ModelSpec
 from repertory.engines.gguf.files import describe_file
 from repertory.engines.llamacpp import CHUNK_TOKENS
 from repertory.perf.bytes import most_layers, share_there
-from repertory.perf.offload import Point, fit
+from repertory.perf.divided import divided_s, here_s, prompt_share
+from repertory.perf.profiles import UNWAITED_TOKENS
 from repertory.policy.offload import by_harm, fully_or_evict, offload_always
 
 __all__ = ["offload"]
@@ -45,13 +47,10 @@ class _Read:
 
 
 def offload(run: Run) -> list[Check]:
-    found = sorted(run.peer.parents[2].glob("baseline-*"))
-    if not found:
-        raise SystemExit("no baseline library beside llama-server: run `bash bench/pair.sh`")
     spec = _spec(folder_of((_MODEL,), run.root, run.say) / f"{_MODEL}.gguf")
-    reads = asyncio.run(_sweep(run, spec, found[-1]))
+    reads = asyncio.run(_sweep(run, spec, baseline(run.peers)))
     run.keep("offload", [asdict(one) for one in reads])
-    return [*_errors(run, reads), *_choices(spec, reads), *_goodputs(run, spec, reads)]
+    return [*_errors(run, spec, reads), *_choices(spec, reads), *_goodputs(run, spec, reads)]
 
 
 def _spec(path: Path) -> ModelSpec:
@@ -72,33 +71,44 @@ def _spec(path: Path) -> ModelSpec:
 
 
 async def _sweep(run: Run, spec: ModelSpec, library: Path) -> list[_Read]:
-    reads = []
+    found: dict[int | None, list[tuple[float, float]]] = {layers: [] for layers in _STEPS}
     async with running_pair(library) as pair:
-        for layers in _STEPS:
-            answers = await pair.answer(spec, layers, _PROMPT, _OUTPUT, _REPEATS)
-            prefill_s = statistics.median(one for one, _ in answers)
-            decode_s = statistics.median(one for _, one in answers)
-            share = 0.0 if layers == 0 else share_there(spec, layers)
-            reads.append(_Read(layers, share, prefill_s, decode_s))
-            run.say(f"{layers} layers: prefill {prefill_s:.3f} s, step {1000 * decode_s:.1f} ms")
+        served = {layers: await pair.serve(spec, layers) for layers in _STEPS}
+        for _ in range(_REPEATS + 1):
+            for layers, replica in served.items():
+                found[layers].append(await pair.answer(replica, _PROMPT, _OUTPUT))
+    reads = []
+    for layers, answers in found.items():
+        kept = answers[1:]  # the first one faults pages in
+        prefill_s, decode_s = (statistics.median(one) for one in zip(*kept, strict=True))
+        share = 0.0 if layers == 0 else share_there(spec, layers)
+        reads.append(_Read(layers, share, prefill_s, decode_s))
+        run.say(f"{layers} layers: prefill {prefill_s:.3f} s, step {1000 * decode_s:.1f} ms")
     return reads
 
 
-def _errors(run: Run, reads: list[_Read]) -> list[Check]:
+def _errors(run: Run, spec: ModelSpec, reads: list[_Read]) -> list[Check]:
     """From two measured points; the others were not seen.
 
     The two are the fewest layers on the device and all of them.  With none, another device computes
-    and nothing crosses over: that point is no part of this curve (300M: 6.8 % off in decoding).
+    and nothing crosses over: that point is no part of this curve.
     """
     checks = []
-    for kind in ("decode", "prefill"):
-        points = [Point(one.share, 0, getattr(one, f"{kind}_s")) for one in reads if one.share]
-        law = fit([points[0], points[-1]]).law
-        errors = [abs(law.seconds(one.share, 0) / one.seconds - 1.0) for one in points[1:-1]]
-        run.say(f"{kind}: rho {law.gap(0):.1f}, errors {[f'{one:.3f}' for one in errors]}")
-        name = f"pair: {kind} at a held-out k, largest error"
-        checks.append(at_most(name, "", max(errors), _ERROR))
-        checks.append(at_least(f"pair: {kind}, host to device (rho)", "", law.gap(0), 1.5))
+    head = spec.head_bytes / (spec.head_bytes + spec.all_layers_bytes)
+    for kind, chunks in (("decode", 1.0), ("prefill", _PROMPT / UNWAITED_TOKENS)):
+        shares = [one.share if kind == "decode" else prompt_share(one.share, head) for one in reads]
+        seconds = [float(getattr(one, f"{kind}_s")) for one in reads]
+        (_, few, *between, _), (_, few_s, *between_s, all_s) = shares, seconds
+        host_s = here_s(few, all_s, few_s, chunks)
+        errors = [
+            divided_s(share, all_s, host_s, 0.0, chunks) / measured_s - 1.0
+            for share, measured_s in zip(between, between_s, strict=True)
+        ]
+        rho = host_s / all_s
+        run.say(f"{kind}: rho {rho:.1f}, errors {[f'{one:+.3f}' for one in errors]}")
+        name, worst = f"pair: {kind} at a held-out k, largest error", max(map(abs, errors))
+        checks.append(at_most(name, "", worst, _ERROR))
+        checks.append(at_least(f"pair: {kind}, host to device (rho)", "", rho, 1.5))
     return checks
 
 

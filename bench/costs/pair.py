@@ -14,15 +14,16 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from repertory.domain.actions import Activate, Deactivate, Load, Unload
+from repertory.domain.actions import Activate, Load
 from repertory.domain.ladder import Rung
 from repertory.domain.specs import KvShape, ModelSpec, Placement
 from repertory.engines.contract import GenerationSpec, Sampling
 from repertory.engines.llamacpp.client import LlamaCppEngine
 
-__all__ = ["Pair", "running_pair"]
+__all__ = ["Pair", "baseline", "device_of", "running_pair"]
 
 _DEVICE = "repertory.testing.rpc_device"
 _PROMPT_TOKEN = 300
@@ -34,27 +35,24 @@ class Pair:
 
     engine: LlamaCppEngine
     remote: str
-    _numbers: Iterator[int] = field(default_factory=itertools.count)
+    _numbers: Iterator[int] = field(default_factory=partial(itertools.count, 1))
 
-    async def answer(
-        self, spec: ModelSpec, layers: int | None, prompt: int, output: int, repeats: int
-    ) -> list[tuple[float, float]]:
-        """Prefill and decode seconds of as many answers; 0 layers: none is on the device."""
+    async def serve(self, spec: ModelSpec, layers: int | None) -> str:
+        """Bring it up with so many layers on the device, none for 0; the replica's name."""
         name = f"r{next(self._numbers)}"
         device = "cpu0" if layers == 0 else self.remote
         place = Placement((device,), layers=layers or None)
-        ids = itertools.count(1)
-        await self.engine.load(Load(next(ids), name, spec.name, "local", place, Rung.DISK), spec)
+        load = Load(next(self._numbers), name, spec.name, "local", place, Rung.DISK)
+        await self.engine.load(load, spec)
         shape = KvShape(1, 1024)
-        await self.engine.activate(Activate(next(ids), name, spec.name, "local", shape))
-        found = [await self._one(name, prompt + at, output) for at in range(repeats + 1)]
-        await self.engine.deactivate(Deactivate(next(ids), name, spec.name, "local"))
-        await self.engine.unload(Unload(next(ids), name, spec.name, "local"))
-        return found[1:]  # the first one faults pages in
+        await self.engine.activate(Activate(next(self._numbers), name, spec.name, "local", shape))
+        return name
 
-    async def _one(self, replica: str, prompt: int, output: int) -> tuple[float, float]:
+    async def answer(self, replica: str, prompt: int, output: int) -> tuple[float, float]:
+        """Seconds of the prompt, and of one decode step."""
         name = f"g{next(self._numbers)}"
-        tokens = tuple(_PROMPT_TOKEN + (at * 7 + prompt) % 1000 for at in range(prompt))
+        first = next(self._numbers)  # no prompt begins like another: none is there already
+        tokens = tuple(_PROMPT_TOKEN + (at * 7 + first * 131) % 1000 for at in range(prompt))
         wish = GenerationSpec(name, tokens, output, Sampling(temperature=0.0), ignore_eos=True)
         await self.engine.submit(replica, wish)
         async for frame in self.engine.outputs():
@@ -67,7 +65,7 @@ class Pair:
 @asynccontextmanager
 async def running_pair(library: Path) -> AsyncIterator[Pair]:
     """Both on a core of their own; gone afterwards."""
-    with _device() as endpoint:
+    with device_of(core=1) as endpoint:
         ours, theirs = socket.socketpair()
         devices = [{"id": "cpu0", "memory_bytes": 4 << 30, "cores": [0]}]
         command = ["taskset", "-c", "0", sys.executable, "-m", "repertory.engines.llamacpp.worker"]
@@ -91,12 +89,21 @@ def _spawn(command: list[str], kept: int, environment: dict[str, str]) -> "subpr
     return subprocess.Popen(command, pass_fds=[kept], stderr=subprocess.DEVNULL, env=environment)
 
 
+def baseline(peers: Path) -> Path:
+    """The slow library that `bash bench/pair.sh` built."""
+    found = sorted(peers.glob("baseline-*"))
+    if not found:
+        raise SystemExit("no baseline library beside llama-server: run `bash bench/pair.sh`")
+    return found[-1].resolve()
+
+
 @contextlib.contextmanager
-def _device() -> Iterator[str]:
+def device_of(core: int) -> Iterator[str]:
+    """The fast device, on a core of its own; its endpoint."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         endpoint = f"127.0.0.1:{probe.getsockname()[1]}"
-    command = ["taskset", "-c", "1", sys.executable, "-m", _DEVICE, endpoint]
+    command = ["taskset", "-c", str(core), sys.executable, "-m", _DEVICE, endpoint]
     device = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while device.poll() is None:

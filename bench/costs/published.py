@@ -7,7 +7,8 @@ layers; read off by eye, so they are held to a point and not to the bar).
 
 from bench.checks import Check, at_most
 from bench.serve.run import Run
-from repertory.perf.offload import OffloadLaw, Point, fit, share_of_bytes
+from repertory.perf.divided import share_of
+from repertory.perf.offload import OffloadLaw, Point, fit
 from repertory.perf.profiles import Law
 
 __all__ = ["published"]
@@ -46,6 +47,6 @@ def published(run: Run) -> list[Check]:
 
 
 def _point(layers: int, tokens_per_s: float) -> Point:
-    total = _HEAD_BYTES + _LAYERS * _LAYER_BYTES
-    share = share_of_bytes(layers, _LAYERS, _HEAD_BYTES, total)
+    """The head is counted as the first layer there, and alone it is 2.8 layers' worth."""
+    share = share_of(max(0, layers - 1), _LAYERS, _HEAD_BYTES, _LAYERS * _LAYER_BYTES)
     return Point(share, _CONTEXT, 1.0 / tokens_per_s)

@@ -79,8 +79,15 @@ def wait_for(what: Any) -> Any:  # Any: a callable's answer
 
 
 @contextlib.contextmanager
-def repertory(source: Path, state_dir: Path, *flags: str) -> Iterator[Ours]:
-    command = [sys.executable, "-m", "repertory", "serve", str(source), "--port", "0"]
+def repertory(
+    source: Path,
+    state_dir: Path,
+    *flags: str,
+    before: Sequence[str] = (),
+    program: Sequence[str] = ("-m", "repertory"),
+) -> Iterator[Ours]:
+    """`before`: what starts it, as `env` or `taskset` do."""
+    command = [*before, sys.executable, *program, "serve", str(source), "--port", "0"]
     command += ["--state-dir", str(state_dir), *flags]
     state_dir.mkdir(parents=True, exist_ok=True)
     log = (state_dir / "server.log").open("w+")

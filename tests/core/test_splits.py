@@ -128,3 +128,19 @@ def test_a_model_on_cores_is_loaded_where_it_is_faster_when_that_comes_free() ->
     up(one)
     assert len(replicas) == 1
     one.end()
+
+
+@pytest.mark.parametrize(("asked", "device"), [(0, "gpu0"), (40, "cpu0")])
+def test_what_never_fits_keeps_off_the_device_of_those_who_come_back(
+    asked: int, device: str
+) -> None:
+    """A part of it would take the device's steps from a model that is asked for all the time."""
+    one = play(GIB, model("busy", GIB // 2, **PARTS), model("big", 2 * GIB, **PARTS))
+    for _ in range(asked):
+        name = one.ask("busy", output=600)
+        up(one)
+        one.finish(name)
+        one.pass_s(2.0)
+    one.ask("big")
+    up(one)
+    assert loads(one)[-1].devices == (device,)

@@ -257,6 +257,7 @@ def test_what_the_host_beside_a_card_takes_is_read_or_taken_from_what_is_left(
             beside=truth.beside.__class__(
                 blank.prefill[PLAIN], blank.decode[PLAIN], truth.beside.load
             ),
+            head_share=truth.head_share,
         ),
         read,
         spec.weights_bytes,

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from repertory.perf.offload import OffloadLaw, Point, fit, share_of_bytes
+from repertory.perf.divided import share_of
+from repertory.perf.offload import OffloadLaw, Point, fit
 from repertory.perf.profiles import Law
 
 LAYERS = 16
@@ -18,10 +19,10 @@ SWEEPS = {
 
 
 def points_of(sweep: dict[int, float]) -> list[Point]:
-    total = round(1000 * (LAYERS + HEAD))
-    head = round(1000 * HEAD)
+    head, layers = round(1000 * HEAD), 1000 * LAYERS
     return [
-        Point(share_of_bytes(k, LAYERS, head, total), 64, 1.0 / speed) for k, speed in sweep.items()
+        Point(share_of(max(0, k - 1), LAYERS, head, layers), 64, 1.0 / speed)
+        for k, speed in sweep.items()
     ]
 
 
@@ -52,11 +53,11 @@ def test_the_papers_readings_follow_from_one_ratio(rho: float, at_90_percent: fl
 
 
 def test_the_head_is_the_first_to_go() -> None:
-    assert share_of_bytes(0, 16, 28, 188) == 0.0
-    assert share_of_bytes(1, 16, 28, 188) == 28 / 188
-    assert share_of_bytes(17, 16, 28, 188) == 1.0
+    assert share_of(0, 16, 28, 160) == 0.0
+    assert share_of(1, 16, 28, 160) == (28 + 10) / 188
+    assert share_of(16, 16, 28, 160) == 1.0
     with pytest.raises(AssertionError):
-        share_of_bytes(18, 16, 28, 188)
+        share_of(17, 16, 28, 160)
 
 
 COEFFICIENT = st.floats(1e-4, 1e-1)

@@ -16,7 +16,14 @@ from repertory.policy.batching import HandoverLimits, handover_at_ns, kept_until
 from repertory.policy.dispatch import Slot, choose_replica
 from repertory.policy.evict import Eviction, Release, Victim, choose_victims
 from repertory.policy.fit import misfit
-from repertory.policy.objective import Due, Starving, aged_weight, in_order, probability_of_use
+from repertory.policy.objective import (
+    Due,
+    Starving,
+    aged_weight,
+    in_order,
+    probability_of_use,
+    response_factor,
+)
 from repertory.policy.prewarm import solve
 from repertory.policy.share import (
     QUANTUM_NS,
@@ -327,3 +334,11 @@ class TestFit:
 
     def test_without_a_device_nothing_fits(self) -> None:
         assert misfit(model("tiny", 1), {}) is not None
+
+
+@given(share=st.floats(0.0, 5.0), more=st.floats(0.001, 5.0))
+def test_whatever_a_busy_device_is_given_besides_costs_the_others_something(
+    share: float, more: float
+) -> None:
+    assert response_factor(share + more) > response_factor(share) >= 1.0
+    assert response_factor(share + more) - response_factor(share) >= more

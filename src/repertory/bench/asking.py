@@ -70,10 +70,13 @@ async def greet(to: Endpoint) -> bool:
     """Whether it is one of ours, that knows priorities; raises `OSError` where nobody answers."""
     headers = _headers(to, Wanted("", "", 1))
     try:
-        async with session() as http, asyncio.timeout(_GREETING_S):
-            async with http.get(f"{to.url}/v1/models", headers=headers) as reply:
-                found = json.loads(await reply.read())
-                return any(one.get("owned_by") == "repertory" for one in found["data"])
+        async with (
+            session() as http,
+            asyncio.timeout(_GREETING_S),
+            http.get(f"{to.url}/v1/models", headers=headers) as reply,
+        ):
+            found = json.loads(await reply.read())
+            return any(one.get("owned_by") == "repertory" for one in found["data"])
     except TimeoutError:
         raise OSError(f"it says nothing within {_GREETING_S:g} s") from None
     except (aiohttp.ClientError, ConnectionError) as error:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -32,8 +32,10 @@ __all__ = ["bench", "compare"]
 class _UrlFirst(TyperGroup):
     """`bench URL` is `bench run URL`."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        """Nothing but a command's name or `--help` stands first in a group."""
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Nothing but a command's name or `--help` stands first in a group.  `Any`: typer keeps its
+        context's class to itself.
+        """
         if args and args[0] not in (*self.commands, "--help"):
             args = ["run", *args]
         return super().parse_args(ctx, args)

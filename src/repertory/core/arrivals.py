@@ -216,9 +216,12 @@ def _work_ns(state: State, model: ModelState, request: Request) -> int:
 
 def usual_placement(state: State, model: ModelState) -> Placement:
     """Where it is, or last was, or else the first device there is: costs are asked of there."""
-    replica = min(model.replicas.values(), key=lambda one: (not one.is_open, one.id), default=None)
-    if replica is not None:
-        return replica.placement
+    replicas = model.replicas
+    if replicas:
+        first = next(iter(replicas.values()))
+        if len(replicas) > 1:
+            first = min(replicas.values(), key=lambda one: (not one.is_open, one.id))
+        return first.placement
     return Placement((min(state.devices, default=""),))
 
 
@@ -291,9 +294,6 @@ def _predicted_wait_s(state: State, model: ModelState) -> float:
     """
     devices = max(1, len(state.devices))
     if any(one.is_open for one in model.replicas.values()):
-        sharing = sum(
-            1 for one in state.replicas.values() if one.rung is Rung.SERVING and one.running
-        )
-        own_ns = model.queued_ns * max(1, sharing // devices)
+        own_ns = model.queued_ns * max(1, len(state.busy) // devices)
         return min(own_ns, state.queued_ns) / 1e9
     return (state.queued_ns + state.starved_ns) / devices / 1e9 + model.switch_ns / 1e9

@@ -130,7 +130,8 @@ def _settle_touched(state: State, step: Step) -> list[str]:
         if model is None:
             continue
         for replica in list(model.replicas.values()):
-            _walk_on(state, step, model, replica)
+            if replica.transition is None and not replica.running:
+                _walk_on(state, step, model, replica)
         if model.is_removed and not model.replicas:
             unclaim(state, step, model)
             step.has_room = True
@@ -138,12 +139,13 @@ def _settle_touched(state: State, step: Step) -> list[str]:
             state.costs.forget(name)
             continue
         serve(state, step, model)
-        press_own(state, step, model)
+        if model.queue:
+            press_own(state, step, model)
     return refresh_starved(state, step, names)
 
 
 def _walk_on(state: State, step: Step, model: ModelState, replica: ReplicaState) -> None:
-    """What a replica between two edges does next.
+    """What an idle replica does next.
 
     1. On its way down: on, unless the room turned out unneeded.
     2. To be gone for good: down as soon as it is idle.
@@ -151,8 +153,6 @@ def _walk_on(state: State, step: Step, model: ModelState, replica: ReplicaState)
     4. Drained for its own longer slots: its KV memory goes, and it is placed anew.
     5. Idle: its time to live runs.
     """
-    if replica.transition is not None or replica.running:
-        return
     if replica.leaving is not None:
         _walk_down(state, step, replica)
     elif replica.retiring is not None:

@@ -1,7 +1,7 @@
 """The brain's knowledge of costs: a profile per model and device, corrected by real transitions."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from repertory.domain.ladder import Edge, Rung
 from repertory.domain.readings import DeviceReadings
@@ -24,6 +24,9 @@ __all__ = ["RESUME_KEYS", "CostBook", "ProfileSource"]
 ProfileSource = Callable[[ModelSpec, DeviceSpec], Profile]
 
 RESUME_KEYS: dict[WeightsForm, Key] = {form: ("resume", form.value) for form in WeightsForm}
+_FREE_KEYS: dict[Edge, Key] = {
+    edge: (edge.value, "") for edge in (Edge.DEACTIVATE, Edge.UNLOAD, Edge.DROP)
+}
 _TRUST = 0.5
 """Weight of the newest load: two from the disk in a row are a page cache that does not hold it."""
 _NOWHERE = DeviceSpec("", 0)
@@ -31,6 +34,23 @@ _NOWHERE = DeviceSpec("", 0)
 
 TYPICAL_BATCH = 4
 """Sequences that share a decode step when a queue drains; the batch of a busy small box."""
+
+
+@dataclass(slots=True)
+class _Page:
+    """What is known of one model on one device.  Several are asked for at every event."""
+
+    profile: Profile
+    own: dict[Key, Ratio]
+    others: dict[Key, Ratio]
+    """Of all models on devices of that kind."""
+
+    def ratio(self, key: Key) -> float:
+        """What a law is to be multiplied by; nobody else's where the law was fitted to readings."""
+        known = self.own.get(key)
+        if known is None and key not in self.profile.errors:
+            known = self.others.get(key)
+        return known.value if known is not None else 1.0
 
 
 class CostBook:
@@ -50,9 +70,11 @@ class CostBook:
         """By model: how often what was believed to be on `HOST` was there of late; none: always."""
         self._factors: dict[tuple[str, Key], float] | None = None
         """How priors are corrected by what was read of other models; None: to be reckoned anew."""
-        self._profiles: dict[tuple[str, str], Profile] = {}
-        self._own: dict[tuple[str, str, Key], Ratio] = {}
-        self._others: dict[tuple[str, Key], Ratio] = {}
+        self._pages: dict[str, dict[str, _Page]] = {}
+        """By model and device."""
+        self._own: dict[str, dict[str, dict[Key, Ratio]]] = {}
+        """Likewise; it outlives a page, whose profile may be reckoned anew."""
+        self._others: dict[str, dict[Key, Ratio]] = {}
         """By backend: a card's ratios say nothing of a CPU's."""
 
     def add_device(self, device: DeviceSpec) -> None:
@@ -64,8 +86,7 @@ class CostBook:
     def add(self, spec: ModelSpec) -> None:
         """A model, or a new spec for it."""
         self._specs[spec.name] = spec
-        for key in [key for key in self._profiles if key[0] == spec.name]:
-            del self._profiles[key]
+        self._pages.pop(spec.name, None)
         if any(digest == spec.digest for digest, _ in self._readings):
             self._reckon_anew()
 
@@ -85,23 +106,22 @@ class CostBook:
         return None
 
     def _reckon_anew(self) -> None:
-        self._profiles.clear()
+        self._pages.clear()
         self._factors = None
 
     def forget(self, model: str) -> None:
         self._specs.pop(model, None)
         self._trust.pop(model, None)
-        for known in [key for key in self._profiles if key[0] == model]:
-            del self._profiles[known]
-        for learned in [key for key in self._own if key[0] == model]:
-            del self._own[learned]
+        self._pages.pop(model, None)
+        self._own.pop(model, None)
 
     def load(
         self, spec: ModelSpec, where: Placement, source: Rung, *, is_crowded: bool = False
     ) -> Prediction:
         """`is_crowded`: something decodes on the node meanwhile."""
-        law_s = self._loads(spec, where, source, is_crowded=is_crowded)
-        found = self._predict(spec, where, LOAD_KEYS[where.form, source], law_s)
+        page = self._page(spec, where)
+        law_s = _loads(page, spec, where, source, is_crowded=is_crowded)
+        found = _predict(page, LOAD_KEYS[where.form, source], law_s)
         if source is Rung.HOST and spec.name in self._trust:
             seconds = self.load_s(spec, where, source, is_crowded=is_crowded)
             return replace(found, seconds=seconds)
@@ -111,8 +131,9 @@ class CostBook:
         self, spec: ModelSpec, where: Placement, source: Rung, *, is_crowded: bool = False
     ) -> float:
         """What is believed to be on `HOST` may be on the disk again, as often as it was of late."""
-        ratio = self._ratio(spec, where, LOAD_KEYS[where.form, source])
-        seconds = self._loads(spec, where, source, is_crowded=is_crowded) * ratio
+        page = self._page(spec, where)
+        ratio = page.ratio(LOAD_KEYS[where.form, source])
+        seconds = _loads(page, spec, where, source, is_crowded=is_crowded) * ratio
         trust = self._trust.get(spec.name, 1.0) if source is Rung.HOST else 1.0
         if trust == 1.0:
             return seconds
@@ -120,53 +141,59 @@ class CostBook:
         return trust * seconds + (1.0 - trust) * cold_s
 
     def activate(self, spec: ModelSpec, where: Placement, kv: KvShape) -> Prediction:
-        law = self._profile(spec, where).activate
-        return self._predict(spec, where, ACTIVATE, law.seconds(_whole_kv(spec, kv)))
+        page = self._page(spec, where)
+        return _predict(page, ACTIVATE, page.profile.activate.seconds(_whole_kv(spec, kv)))
 
     def activate_s(self, spec: ModelSpec, where: Placement, kv: KvShape) -> float:
-        law_s = self._profile(spec, where).activate.seconds(_whole_kv(spec, kv))
-        return law_s * self._ratio(spec, where, ACTIVATE)
+        page = self._page(spec, where)
+        return page.profile.activate.seconds(_whole_kv(spec, kv)) * page.ratio(ACTIVATE)
 
     def resize(
         self, spec: ModelSpec, where: Placement, kv: KvShape, moved_tokens: int
     ) -> Prediction:
-        profile = self._profile(spec, where)
-        moved_s = profile.move_kv.seconds(moved_tokens * spec.kv_bytes_per_token)
-        law_s = profile.activate.seconds(_whole_kv(spec, kv)) + moved_s
-        return self._predict(spec, where, (Edge.RESIZE.value, ""), law_s)
+        page = self._page(spec, where)
+        moved_s = page.profile.move_kv.seconds(moved_tokens * spec.kv_bytes_per_token)
+        law_s = page.profile.activate.seconds(_whole_kv(spec, kv)) + moved_s
+        return _predict(page, (Edge.RESIZE.value, ""), law_s)
 
     def free(self, spec: ModelSpec, where: Placement, edge: Edge) -> Prediction:
         """Deactivate, unload and drop: small, nearly constant."""
-        return self._predict(spec, where, (edge.value, ""), self._frees(spec, where, edge))
+        page = self._page(spec, where)
+        return _predict(page, _FREE_KEYS[edge], _frees(page, edge))
+
+    def free_s(self, spec: ModelSpec, where: Placement, edge: Edge) -> float:
+        """The same, where nobody asks for the basis."""
+        page = self._page(spec, where)
+        return _frees(page, edge) * page.ratio(_FREE_KEYS[edge])
 
     def batch_factor(self, spec: ModelSpec, where: Placement, batch: int) -> float:
         """Seconds per token in steps of that many sequences, to those in a typical batch."""
-        profile, share = self._profile(spec, where), share_there(spec, where.layers)
+        profile, share = self._page(spec, where).profile, share_there(spec, where.layers)
         usual_s = profile.decode_s(where.form, TYPICAL_BATCH, 0, share) / TYPICAL_BATCH
         return profile.decode_s(where.form, batch, 0, share) / batch / max(usual_s, 1e-12)
 
     def work_s(self, spec: ModelSpec, where: Placement, prompt: int, output: int) -> float:
         """Device seconds that a request takes from others, in a typical batch of its like."""
-        profile, share = self._profile(spec, where), share_there(spec, where.layers)
-        prompt_s = profile.prefill_s(where.form, prompt, 0, share)
-        seconds = prompt_s * self._ratio(spec, where, PREFILL_KEYS[where.form])
+        page, form = self._page(spec, where), where.form
+        profile, share = page.profile, share_there(spec, where.layers)
+        seconds = profile.prefill_s(form, prompt, 0, share) * page.ratio(PREFILL_KEYS[form])
         if output:
             context = TYPICAL_BATCH * (prompt + output / 2.0)
-            step_s = profile.decode_s(where.form, TYPICAL_BATCH, context, share)
-            each_s = step_s / TYPICAL_BATCH * self._ratio(spec, where, DECODE_KEYS[where.form])
+            step_s = profile.decode_s(form, TYPICAL_BATCH, context, share)
+            each_s = step_s / TYPICAL_BATCH * page.ratio(DECODE_KEYS[form])
             seconds += output * each_s
         return seconds
 
     def step_s(self, spec: ModelSpec, where: Placement, batch: int, context_tokens: float) -> float:
         """One decode step of so many sequences, with so much context together: what each of them
         waits for a token."""
-        share = share_there(spec, where.layers)
-        law_s = self._profile(spec, where).decode_s(where.form, batch, context_tokens, share)
-        return law_s * self._ratio(spec, where, DECODE_KEYS[where.form])
+        page, share = self._page(spec, where), share_there(spec, where.layers)
+        law_s = page.profile.decode_s(where.form, batch, context_tokens, share)
+        return law_s * page.ratio(DECODE_KEYS[where.form])
 
     def basis(self, spec: ModelSpec, where: Placement, key: Key) -> str:
         """What seconds of that kind rest on, where they are asked for without saying so."""
-        return self._predict(spec, where, key, 1.0).basis
+        return _predict(self._page(spec, where), key, 1.0).basis
 
     def resume_s(
         self,
@@ -188,7 +215,7 @@ class CostBook:
         is learned from the resumes there were.
         """
         law_s = ahead_s + self.replay_s(spec, where, prompt, made, one_by_one=one_by_one)
-        return law_s * self._ratio(spec, where, RESUME_KEYS[where.form])
+        return law_s * self._page(spec, where).ratio(RESUME_KEYS[where.form])
 
     def observe_resume(
         self,
@@ -202,7 +229,7 @@ class CostBook:
     ) -> Ratio:
         """`tokens`: of the prompt, and made before it was stopped; `ahead_s` as in `resume_s`."""
         law_s = ahead_s + self.replay_s(spec, where, *tokens, one_by_one=one_by_one)
-        return self._learn(spec, where, RESUME_KEYS[where.form], measured_s, law_s)
+        return _learn(self._page(spec, where), RESUME_KEYS[where.form], measured_s, law_s)
 
     def observe_load(
         self,
@@ -213,8 +240,9 @@ class CostBook:
         *,
         is_crowded: bool = False,
     ) -> Ratio:
-        law_s = self._loads(spec, where, source, is_crowded=is_crowded)
-        return self._learn(spec, where, LOAD_KEYS[where.form, source], measured_s, law_s)
+        page = self._page(spec, where)
+        law_s = _loads(page, spec, where, source, is_crowded=is_crowded)
+        return _learn(page, LOAD_KEYS[where.form, source], measured_s, law_s)
 
     def observe_source(self, spec: ModelSpec, found: Rung) -> None:
         """Where bytes were that were believed to be on `HOST`.  The page cache is a belief: what it
@@ -228,13 +256,14 @@ class CostBook:
         self, spec: ModelSpec, where: Placement, edge: Edge, kv: KvShape | None, measured_s: float
     ) -> Ratio | None:
         """Any edge but a load; None: there is nothing to learn of it."""
+        page = self._page(spec, where)
         if edge in (Edge.ACTIVATE, Edge.RESIZE) and kv is not None:
-            law_s = self._profile(spec, where).activate.seconds(_whole_kv(spec, kv))
-        elif edge in (Edge.DEACTIVATE, Edge.UNLOAD, Edge.DROP):
-            law_s = self._frees(spec, where, edge)
+            law_s = page.profile.activate.seconds(_whole_kv(spec, kv))
+        elif edge in _FREE_KEYS:
+            law_s = _frees(page, edge)
         else:
             return None
-        return self._learn(spec, where, (edge.value, ""), measured_s, law_s)
+        return _learn(page, (edge.value, ""), measured_s, law_s)
 
     def observe_generation(
         self,
@@ -250,28 +279,48 @@ class CostBook:
         those of a typical batch they would promise a busy device twice what it can do.  The company
         is taken to have as much context as this one.
         """
-        profile, share, form = (
-            self._profile(spec, where),
-            share_there(spec, where.layers),
-            where.form,
-        )
+        page, form = self._page(spec, where), where.form
+        profile, share = page.profile, share_there(spec, where.layers)
         learned = []
         if prompt[0] and prompt[1]:
             law_s = profile.prefill_s(form, prompt[0], 0, share)
-            learned.append(self._learn(spec, where, PREFILL_KEYS[form], prompt[1], law_s))
+            learned.append(_learn(page, PREFILL_KEYS[form], prompt[1], law_s))
         if output[0] and output[1]:
             context = batch * (prompt[0] + output[0] / 2.0)
             law_s = output[0] * profile.decode_s(form, batch, context, share)
-            learned.append(self._learn(spec, where, DECODE_KEYS[form], output[1], law_s))
+            learned.append(_learn(page, DECODE_KEYS[form], output[1], law_s))
         return learned
 
-    def _profile(self, spec: ModelSpec, where: Placement) -> Profile:
-        device = where.devices[0] if where.devices else ""
-        key = (spec.name, device)
-        known = self._profiles.get(key)
-        if known is None:
-            known = self._profiles[key] = self._profile_at(spec, device)
-        return known
+    def replay_s(
+        self, spec: ModelSpec, where: Placement, prompt: int, made: int, *, one_by_one: bool
+    ) -> float:
+        """By the law alone: to compute a prompt again, and what was made after it."""
+        page, form = self._page(spec, where), where.form
+        profile, share = page.profile, share_there(spec, where.layers)
+        chunked = prompt if one_by_one else prompt + made
+        law_s = profile.prefill_s(form, chunked, 0, share) * page.ratio(PREFILL_KEYS[form])
+        if one_by_one and made:
+            step_s = profile.decode_s(form, 1, prompt + made / 2.0, share)
+            law_s += made * step_s * page.ratio(DECODE_KEYS[form])
+        return law_s
+
+    def _page(self, spec: ModelSpec, where: Placement) -> _Page:
+        devices = where.devices
+        device = devices[0] if devices else ""
+        try:
+            return self._pages[spec.name][device]
+        except KeyError:
+            return self._open(spec, device)
+
+    def _open(self, spec: ModelSpec, device: str) -> _Page:
+        name, backend = spec.name, self._devices.get(device, _NOWHERE).backend
+        page = _Page(
+            self._profile_at(spec, device),
+            self._own.setdefault(name, {}).setdefault(device, {}),
+            self._others.setdefault(backend, {}),
+        )
+        self._pages.setdefault(name, {})[device] = page
+        return page
 
     def _profile_at(self, spec: ModelSpec, device: str) -> Profile:
         """By its own readings, or else by a prior that those of others correct."""
@@ -294,64 +343,31 @@ class CostBook:
                     fitted = profile_from(prior, read, spec.weights_bytes)
                     yield Measured(spec, there.backend, prior, fitted)
 
-    def _loads(self, spec: ModelSpec, where: Placement, source: Rung, *, is_crowded: bool) -> float:
-        profile, share = self._profile(spec, where), share_there(spec, where.layers)
-        alone_s = profile.load_s(where.form, source, spec.weights_bytes, share)
-        return alone_s * profile.crowding if is_crowded else alone_s
 
-    def _frees(self, spec: ModelSpec, where: Placement, edge: Edge) -> float:
-        profile = self._profile(spec, where)
-        return {
-            Edge.DEACTIVATE: profile.deactivate_s,
-            Edge.UNLOAD: profile.unload_s,
-            Edge.DROP: profile.drop_s,
-        }[edge]
-
-    def replay_s(
-        self, spec: ModelSpec, where: Placement, prompt: int, made: int, *, one_by_one: bool
-    ) -> float:
-        """By the law alone: to compute a prompt again, and what was made after it."""
-        profile, share, form = (
-            self._profile(spec, where),
-            share_there(spec, where.layers),
-            where.form,
-        )
-        chunked = prompt if one_by_one else prompt + made
-        law_s = profile.prefill_s(form, chunked, 0, share)
-        law_s *= self._ratio(spec, where, PREFILL_KEYS[form])
-        if one_by_one and made:
-            step_s = profile.decode_s(form, 1, prompt + made / 2.0, share)
-            law_s += made * step_s * self._ratio(spec, where, DECODE_KEYS[form])
-        return law_s
-
-    def _predict(self, spec: ModelSpec, where: Placement, key: Key, law_s: float) -> Prediction:
-        known = self._own.get((spec.name, _first(where), key))
-        error = self._profile(spec, where).errors.get(key)
-        return predict(law_s, known, self._others.get((self._backend(where), key)), error)
-
-    def _ratio(self, spec: ModelSpec, where: Placement, key: Key) -> float:
-        """What `_predict` would multiply by, without saying where it comes from."""
-        known = self._own.get((spec.name, _first(where), key))
-        if known is None and key not in self._profile(spec, where).errors:
-            known = self._others.get((self._backend(where), key))
-        return known.value if known is not None else 1.0
-
-    def _learn(
-        self, spec: ModelSpec, where: Placement, key: Key, measured_s: float, law_s: float
-    ) -> Ratio:
-        own, error = (spec.name, _first(where), key), self._profile(spec, where).errors.get(key)
-        self._own[own] = learned = learn(self._own.get(own), measured_s, law_s, error)
-        if error is None:
-            others = (self._backend(where), key)
-            self._others[others] = learn(self._others.get(others), measured_s, law_s)
-        return learned
-
-    def _backend(self, where: Placement) -> str:
-        return self._devices.get(_first(where), _NOWHERE).backend
+def _loads(
+    page: _Page, spec: ModelSpec, where: Placement, source: Rung, *, is_crowded: bool
+) -> float:
+    profile, share = page.profile, share_there(spec, where.layers)
+    alone_s = profile.load_s(where.form, source, spec.weights_bytes, share)
+    return alone_s * profile.crowding if is_crowded else alone_s
 
 
-def _first(where: Placement) -> str:
-    return where.devices[0] if where.devices else ""
+def _frees(page: _Page, edge: Edge) -> float:
+    if edge is Edge.DEACTIVATE:
+        return page.profile.deactivate_s
+    return page.profile.unload_s if edge is Edge.UNLOAD else page.profile.drop_s
+
+
+def _predict(page: _Page, key: Key, law_s: float) -> Prediction:
+    return predict(law_s, page.own.get(key), page.others.get(key), page.profile.errors.get(key))
+
+
+def _learn(page: _Page, key: Key, measured_s: float, law_s: float) -> Ratio:
+    error = page.profile.errors.get(key)
+    page.own[key] = learned = learn(page.own.get(key), measured_s, law_s, error)
+    if error is None:
+        page.others[key] = learn(page.others.get(key), measured_s, law_s)
+    return learned
 
 
 def _whole_kv(spec: ModelSpec, kv: KvShape) -> int:

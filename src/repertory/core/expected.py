@@ -1,9 +1,10 @@
 """What the work expected of a model takes at a place, and what it takes from others there."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
-from repertory.core.sites import Site
+from repertory.core.sites import Site, fits_whole, is_faster_than_cores
 from repertory.core.splits import has_accelerators
 from repertory.core.state import ModelState, State, Step
 from repertory.domain.ladder import Rung
@@ -14,8 +15,10 @@ __all__ = ["expected_s"]
 
 _MOST_BATCH = 4
 """Sequences of a step that answers are reckoned with, at the most (`core.costbook`)."""
-_LEAST_GAP_S = 0.05
-"""Requests that come all at once wait together: they are no rate."""
+
+_MOST_BURST = 4.0
+"""A burst is no rate: four requests within a tenth of a second are not twelve thousand until the
+horizon.  So many times the usual are believed."""
 
 
 def expected_s(
@@ -59,8 +62,8 @@ def _work_s(state: State, step: Step, model: ModelState, site: Site) -> float:
     devices = set(site.placement.devices)
     sharing = sum(
         1
-        for one in state.on_devices.values()
-        if one.running and one.model != spec.name and not devices.isdisjoint(one.placement.devices)
+        for one in state.busy.values()
+        if one.model != spec.name and not devices.isdisjoint(one.placement.devices)
     )
     return work_s * (1 + sharing)
 
@@ -94,11 +97,15 @@ def _answers_s(
     own = _load(state, step, model, site.placement, len(model.queue))
     if is_alone:
         return own.answers * own.each_s
-    others = list(_others(state, step, model, site.placement, gone))
+    others, turns_s = [*_others(state, step, model, site.placement, gone)], 0.0
+    if is_faster_than_cores(site.node, site.placement.devices) and not fits_whole(state, model):
+        for other in _missing(state, step, model, gone):
+            others.append(_load(state, step, other, replace(site.placement, layers=None), 0))
+            turns_s += _turns_s(state, step, model, other)
     before = sum(one.share for one in others)
     alone, together = response_factor(before), response_factor(before + own.share)
     theirs_s = sum(one.answers * one.each_s for one in others) * (together - alone)
-    return own.answers * own.each_s * together + theirs_s
+    return own.answers * own.each_s * together + theirs_s + turns_s
 
 
 def _others(
@@ -112,6 +119,34 @@ def _others(
             yield _load(state, step, state.models[one.model], one.placement, len(one.running))
 
 
+def _missing(
+    state: State, step: Step, model: ModelState, gone: frozenset[str]
+) -> Iterator[ModelState]:
+    """Who is not there now, and comes back: a part of what never fits takes the device's steps for
+    as long as it stays, and those who are asked for do not stay away.
+    """
+    for other in state.models.values():
+        is_there = any(
+            one.id not in gone and (one.rung in (Rung.DEVICE, Rung.SERVING) or one.transition)
+            for one in other.replicas.values()
+        )
+        if other is model or is_there or other.rate.per_s(step.at_ns) <= 0.0:
+            continue
+        if fits_whole(state, other):
+            yield other
+
+
+def _turns_s(state: State, step: Step, model: ModelState, other: ModelState) -> float:
+    """Switches there and back: of two that cannot both be there, asked for at rates a and b, one
+    comes after the other a b / (a + b) times a second.
+    """
+    rate, theirs = model.rate.per_s(step.at_ns), other.rate.per_s(step.at_ns)
+    if rate <= 0.0:
+        return 0.0  # nobody has asked: an operator did
+    turns = state.settings.rate_half_life_s * rate * theirs / (rate + theirs)
+    return turns * (model.switch_ns + other.switch_ns) / 1e9
+
+
 def _load(state: State, step: Step, model: ModelState, where: Placement, waiting: int) -> _Load:
     """1. What waits, and what is expected to come until the horizon; one at the least: what comes
        up before anybody asks comes up for somebody.
@@ -120,8 +155,8 @@ def _load(state: State, step: Step, model: ModelState, where: Placement, waiting
     spec, costs = model.spec, state.costs
     soon_s = state.settings.rate_half_life_s
     # What has come of late, if that is more: a place is slow for as long as it is used.
-    gap_s = max(model.rate.gap_s(step.at_ns), _LEAST_GAP_S)
-    rate = max(model.rate.per_s(step.at_ns), 1.0 / gap_s)
+    usual = model.rate.per_s(step.at_ns)
+    rate = max(usual, min(1.0 / max(model.rate.gap_s(step.at_ns), 1e-9), _MOST_BURST * usual))
     head, output = model.oldest, model.output.median_tokens
     prompt = round(model.usual_prompt_tokens)
     if head is not None:

@@ -192,6 +192,7 @@ def take_held(state: State, model: ModelState) -> None:
     """Bytes that were read before it was ever brought up here are reserved as if it had been; what
     was read of it since, by this server, stands.
     """
+    model.stretches.clear()
     held = state.costs.held(model.spec)
     if held is None or model.spec.devices_per_replica > 1:
         return

@@ -2,7 +2,9 @@
 
 from repertory.core.ledger import Charge, Ledger
 from repertory.core.state import Intent, ModelState, ReplicaState, State
+from repertory.core.tiers import measured_stretch
 from repertory.domain.ladder import Phase, RequestState, Rung
+from repertory.domain.specs import Placement
 from repertory.policy.evict import Release
 
 __all__ = ["check"]
@@ -19,6 +21,8 @@ def check(state: State) -> None:
     for replica in state.replicas.values():
         _check_replica(state, replica)
         _check_way_down(state, replica)
+    busy = [one for one in state.replicas.values() if one.running]
+    assert sorted(state.busy) == sorted(one.id for one in busy), "who is busy is not so"
     for name in state.short:
         assert state.models[name].queue, f"{name} lacks slots for nobody"
         assert name not in state.starved, f"{name} lacks slots and is not served"
@@ -71,6 +75,9 @@ def _check_model(state: State, model: ModelState) -> None:
     in_lines = [ticket.name for line in model.lines.values() for ticket in line]
     assert sorted(in_lines) == sorted(model.queue), f"{name}: lines and queue differ"
     assert all(line == sorted(line) for line in model.lines.values()), f"{name}: out of order"
+    for (form, has_rest), known in model.stretches.items():
+        where = Placement(("",), form, rest="" if has_rest else None)
+        assert known == measured_stretch(model, where), f"{name} measures up otherwise"
     is_starved = (
         (bool(model.queue) or model.is_wanted)
         and name not in state.intents

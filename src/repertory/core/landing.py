@@ -157,6 +157,7 @@ def _after_load(landing: _Landing) -> None:
             model.measured_weights_bytes[lies(replica.placement)] = measured.weights_bytes
         if measured.rest_weights_bytes is not None:
             model.measured_rest_bytes[lies(replica.placement)] = measured.rest_weights_bytes
+        model.stretches.clear()
     landing.release(Charge.PEAK)
     landing.correct(Charge.WEIGHTS, measured.weights_bytes, measured.rest_weights_bytes)
     landing.state.hosts[replica.node_id].release(replica.id)

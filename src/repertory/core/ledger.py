@@ -61,6 +61,11 @@ class Ledger:
         return self.budget_bytes - self.charged + self.releasing - self.promised
 
     @property
+    def spare_bytes(self) -> int:
+        """Free now, and nobody counts on them."""
+        return self.budget_bytes - self.charged - max(0, self.promised - self.releasing)
+
+    @property
     def is_overrun(self) -> bool:
         """A measurement turned out larger than its reservation, and room must be made."""
         return self.charged > self.budget_bytes

@@ -219,6 +219,7 @@ def forget_replica(state: State, replica: ReplicaState) -> None:
     state.models[replica.model].replicas.pop(replica.id, None)
     del state.replicas[replica.id]
     state.on_devices.pop(replica.id, None)
+    state.busy.pop(replica.id, None)
 
 
 def cancel_intent(state: State, step: Step, model_name: str) -> None:

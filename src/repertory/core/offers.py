@@ -189,11 +189,14 @@ def awaited(
     weight = max(_aged(state, step, model), 1e-3)
     dues = dues_of(model, since_ns=step.at_ns)
     best: Awaited | None = None
+    drains: dict[str, list[Victim]] = {}
     for site in sites(state, model):
         if site.placement.layers is not None:
             continue
         node_id = site.node.id
-        drained = supply.drained(node_id, model)
+        if node_id not in drains:
+            drains[node_id] = supply.drained(node_id, model)
+        drained = drains[node_id]
         victims = _others(model, site, supply.victims(node_id) + drained)
         need = _with_kv(model, site, _fixed_needs(model, site), kv)
         evictions = _evictions(state, need, victims)

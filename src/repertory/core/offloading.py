@@ -90,8 +90,8 @@ def better_place(
     best: Move | None = None
     is_for_all = fits_whole(state, model)  # then a part is no better place: it cannot be left again
     for offer in admitted(state, model, list(offers(state, step, model, supply, there))):
-        if is_for_all and offer.site.placement.layers is not None:
-            continue
+        if offer.site.placement.layers is not None and (is_for_all or offer.evictions):
+            continue  # a part is worth a load into free memory, and nobody's place
         gone = frozenset(one.replica_id for one in offer.evictions)
         gain_s = now_s - expected_s(state, step, model, offer.site, gone)
         cost_s = offer.switch_s + sum(one.loss_s for one in offer.evictions)

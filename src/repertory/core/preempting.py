@@ -76,11 +76,10 @@ def press_own(state: State, step: Step, model: ModelState) -> None:
     There is no switch to pay for, only the resume, so the sums alone decide.  A request for which
     one is stopping already waits for that one.
     """
-    if not model.queue:
-        return
-    class_ = band(heaviest(model))
     running = [one for each in model.replicas.values() for one in each.running.values()]
-    if all(band(one.request.weight) >= class_ for one in running):
+    if not running:
+        return
+    if band(min([one.request.weight for one in running])) >= band(heaviest(model)):
         return
     coming = sum(one.is_stopping for one in running)
     for at, head in enumerate(islice(in_line(state, model, step.at_ns), _MOST_STOPS)):

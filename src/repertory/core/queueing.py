@@ -9,14 +9,12 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from repertory.core.state import (
-    Alike,
-    KeyState,
     ModelState,
     RequestRecord,
     State,
     Step,
-    Ticket,
 )
+from repertory.core.tickets import Alike, KeyState, Ticket
 from repertory.domain.ladder import RequestState, RequestStep
 from repertory.domain.requests import Request
 from repertory.policy.fairness import ahead_ns, lifted_ns
@@ -122,14 +120,14 @@ def in_line(state: State, model: ModelState, at_ns: int) -> Iterator[RequestReco
         for ticket in line[:_LOOK_AHEAD]:
             yield model.queue[ticket.name]
         return
-    gap_s = _gap_s(model) if any(alike.has_deadline for alike in lines) else 0.0
+    gap_s = _gap_of(model)
     passed = dict.fromkeys(lines, 0)
     heads = _standings(state, model, at_ns, gap_s, passed)
     while (first := first_standing(heads.values())) is not None:
         yield model.queue[first.name]
-        alike = next(one for one, head in heads.items() if head is first)
-        del heads[alike]
         if first.name in model.queue:
+            alike = next(one for one, head in heads.items() if head is first)
+            del heads[alike]
             passed[alike] += 1
             heads |= _standings(state, model, at_ns, gap_s, {alike: passed[alike]})
         else:
@@ -146,17 +144,18 @@ def _standings(
     for alike, at in places.items():
         line = lines.get(alike, ())
         if at < len(line):
-            ticket = line[at]
+            begin_ns, began_ns, since_ns, name = line[at]
+            weight, key, stopped, has_begun, is_returned, has_deadline = alike
             place = Place(
-                ticket.name,
-                alike.weight,
-                ticket.since_ns,
-                keys[alike.key].used_ns,
-                ticket.began_ns if alike.began else None,
-                alike.is_returned,
-                alike.stopped,
-                ticket.begin_ns if alike.has_deadline else None,
-                served_ns.get(band(alike.weight), 0),
+                name,
+                weight,
+                since_ns,
+                keys[key].used_ns,
+                began_ns if has_begun else None,
+                is_returned,
+                stopped,
+                begin_ns if has_deadline else None,
+                served_ns.get(band(weight), 0),
             )
             found[alike] = standing(place, at_ns, max_wait_s, gap_s)
     return found
@@ -164,12 +163,18 @@ def _standings(
 
 def first_of(state: State, model: ModelState, at_ns: int) -> RequestRecord | None:
     """Who is next; None: nobody waits."""
-    return next(in_line(state, model, at_ns), None)
+    lines = model.lines
+    if len(lines) == 1:
+        (line,) = lines.values()
+        return model.queue[line[0].name]
+    gap_s = _gap_of(model)
+    first = first_standing(_standings(state, model, at_ns, gap_s, dict.fromkeys(lines, 0)).values())
+    return None if first is None else model.queue[first.name]
 
 
 def heaviest(model: ModelState) -> float:
     """Of those who wait."""
-    return max((alike.weight for alike in model.lines), default=0.0)
+    return max([alike.weight for alike in model.lines], default=0.0)
 
 
 def dues_of(model: ModelState, *, since_ns: int = 0) -> tuple[Due, ...]:
@@ -205,6 +210,10 @@ def ahead_share(state: State, request: Request) -> float:
     if not state.queued_ns:
         return 1.0
     own = band(request.weight)
+    if len(state.keys) == 1 and request.key in state.keys:  # nobody to share with
+        (queued_ns,) = [one.queued_ns for one in state.keys.values()]
+        ahead = [work_ns for class_, work_ns in queued_ns.items() if class_ >= own]
+        return sum(ahead) / state.queued_ns
     used = {name: one.used_ns for name, one in state.keys.items()}
     used[request.key] = _lifted_ns(state, request.key)
     peers = {name: one.queued_ns.get(own, 0) for name, one in state.keys.items()}
@@ -257,8 +266,10 @@ def _forget_idle(state: State, name: str) -> None:
         del state.keys[name]
 
 
-def _gap_s(model: ModelState) -> float:
-    """Until some slot is free, about."""
+def _gap_of(model: ModelState) -> float:
+    """Until some slot is free, about; only deadlines ask for it."""
+    if not any(alike.has_deadline for alike in model.lines):
+        return 0.0
     return min(
         (
             one.running_ns / 1e9 / len(one.running)
@@ -270,9 +281,10 @@ def _gap_s(model: ModelState) -> float:
 
 
 def _alike(record: RequestRecord) -> Alike:
+    request = record.request
     return Alike(
-        record.request.weight,
-        record.request.key,
+        request.weight,
+        request.key,
         record.unpaid_stops,
         record.has_begun,
         record.is_returned,

@@ -47,7 +47,8 @@ def serve(state: State, step: Step, model: ModelState) -> None:
     state.short.pop(model.spec.name, None)
     if not model.queue:
         return
-    _spare_own(state, step, model)
+    if model.claims:
+        _spare_own(state, step, model)
     open_replicas = [
         replica
         for replica in model.replicas.values()
@@ -55,18 +56,8 @@ def serve(state: State, step: Step, model: ModelState) -> None:
     ]
     if not open_replicas:
         return
-    waiting = islice(in_line(state, model, step.at_ns), _LOOK_AHEAD)
-    while free := [one for one in open_replicas if len(one.running) < one.slots]:
-        record = next(waiting, None)
-        if record is None:
-            break
-        startable = [one for one in free if _may_start(state, record, one)]
-        if not startable:
-            break  # nobody takes the slot of a suspect that waits for its trial
-        chosen = _slot_for(record, startable)
-        if chosen is not None:
-            _dispatch(state, step, model, record, chosen)
-    if model.queue and not _is_held_back(state, step, model, open_replicas):
+    _fill_slots(state, step, model, open_replicas)
+    if model.queue and not (state.trials and _is_held_back(state, step, model, open_replicas)):
         _grow(state, step, model, open_replicas)
         # Others are asked for room when slots begin to lack, and again whenever the queue has
         # doubled, for what slots would save grows with it.
@@ -75,9 +66,41 @@ def serve(state: State, step: Step, model: ModelState) -> None:
             step.short[model.spec.name] = None
 
 
+def _fill_slots(
+    state: State, step: Step, model: ModelState, open_replicas: list[ReplicaState]
+) -> None:
+    waiting = islice(in_line(state, model, step.at_ns), _LOOK_AHEAD)
+    is_worth_it = False
+    while free := [one for one in open_replicas if len(one.running) < one.slots]:
+        is_worth_it = is_worth_it or _may_fit(model, free)
+        record = next(waiting, None) if is_worth_it else None
+        if record is None:
+            break
+        startable = free
+        if record.is_suspect:
+            startable = [one for one in free if _may_start(state, record, one)]
+        if not startable:
+            break  # nobody takes the slot of a suspect that waits for its trial
+        chosen = _slot_for(record, startable)
+        if chosen is not None:
+            _dispatch(state, step, model, record, chosen)
+            is_worth_it = False
+
+
+def _may_fit(model: ModelState, free: list[ReplicaState]) -> bool:
+    """Somebody in sight is short enough for a free slot: else nobody needs to be ranked."""
+    longest = max([one.kv.cells for one in free if one.kv], default=0)
+    waiting = model.queue
+    for line in model.lines.values():
+        for ticket in line[:_LOOK_AHEAD]:
+            if waiting[ticket.name].request.cells <= longest:
+                return True
+    return False
+
+
 def _spare_own(state: State, step: Step, model: ModelState) -> None:
     """A replica that drains for longer slots need not, once its head fits after all."""
-    head = first_of(state, model, step.at_ns) if model.claims else None
+    head = first_of(state, model, step.at_ns)
     for replica_id in list(model.claims):
         replica = state.replicas[replica_id]
         is_own = replica.model == model.spec.name and replica.leaving is None
@@ -96,7 +119,7 @@ def _is_held_back(
     state: State, step: Step, model: ModelState, open_replicas: list[ReplicaState]
 ) -> bool:
     """It is not for a lack of slots that the head waits, but for its trial."""
-    head = first_of(state, model, step.at_ns) if state.trials else None
+    head = first_of(state, model, step.at_ns)
     return head is not None and any(
         not _may_start(state, head, one)
         and one.kv is not None
@@ -109,6 +132,8 @@ def _is_held_back(
 def end_trial(state: State, step: Step, record: RequestRecord) -> None:
     """It made a token, or it ended: whoever waits for a trial of its own may have it."""
     record.is_suspect, record.strikes = False, ()
+    if not state.trials:
+        return
     node_id = next((node for node, one in state.trials.items() if one == record.request.id), None)
     if node_id is None:
         return
@@ -139,6 +164,7 @@ def _dispatch(
     record.replica_id = replica.id
     record.ahead_s = _computed_ahead_s(state, replica)
     replica.running[record.request.id] = record
+    state.busy[replica.id] = replica
     replica.running_ns += record.work_ns
     record.company = len(replica.running)
     record.dispatched_ns, record.taken_up_ns = step.at_ns, None
@@ -180,6 +206,7 @@ def leave_replica(
     replica.running_ns -= record.work_ns
     step.touched[replica.model] = None
     if not replica.running:
+        del state.busy[replica.id]
         replica.idle_since_ns = step.at_ns
         if replica.phase is Phase.DRAINING or not state.models[replica.model].queue:
             step.has_room = True
@@ -322,8 +349,7 @@ def _rooms_to_grow(state: State, replica: ReplicaState) -> dict[str, int]:
     """Bytes by pool that nobody has or was promised: old and new KV memory are held together."""
     if not state.node_of(replica).capabilities.kv_resizable:
         return dict.fromkeys(replica.placement.pools, 0)
-    ledgers = {pool: state.devices[pool] for pool in replica.placement.pools}
-    return {name: min(one.available_bytes, one.free_bytes) for name, one in ledgers.items()}
+    return {pool: state.devices[pool].spare_bytes for pool in replica.placement.pools}
 
 
 def _holds(rooms: dict[str, int], replica: ReplicaState, kv: KvShape) -> bool:
@@ -337,7 +363,7 @@ def _larger(
     """The largest class up to what the queue asks for that holds what runs, and fits."""
     held = replica.kv
     assert held is not None
-    longest = max(one.request.cells for one in islice(model.queue.values(), _LOOK_AHEAD))
+    longest = max([one.request.cells for one in islice(model.queue.values(), _LOOK_AHEAD)])
     wanted = shape_for(model.spec, len(replica.running) + len(model.queue), longest)
     shapes = _halved(wanted.sequences, held.sequences, max(wanted.cells, held.cells))
     if head.request.cells > held.cells:

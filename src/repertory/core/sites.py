@@ -5,7 +5,7 @@ and the tokenizer always lie in main memory, and so may some of the layers.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 from repertory.core.state import ModelState, ReplicaState, State
@@ -163,7 +163,7 @@ def _fits_in(
         if _holds(model, place, rooms):
             return True
         if place.rest is not None and len(devices) == 1:
-            parts = (replace(place, layers=count) for count in range(1, model.spec.layers))
+            parts = (place.holding(count) for count in range(1, model.spec.layers))
             if any(_holds(model, part, rooms) for part in parts):
                 return True
     return False

@@ -5,7 +5,7 @@ and then steep, so that few layers pay little; but that is for the sum of harm t
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from repertory.core.state import ModelState, State
 from repertory.core.tiers import buffer_needs, fixed_needs, stretch
@@ -41,10 +41,12 @@ class Division:
 
 def has_accelerators(state: State) -> bool:
     """Some node has another choice than all or nothing on one kind of device."""
-    return any(
-        node.capabilities.partial_layers and any(one.backend != "cpu" for one in node.devices)
-        for node in state.nodes.values()
-    )
+    for node in state.nodes.values():
+        if node.capabilities.partial_layers:
+            for one in node.devices:
+                if one.backend != "cpu":
+                    return True
+    return False
 
 
 def can_divide(node: NodeSpec, placement: Placement) -> bool:
@@ -71,23 +73,23 @@ def divisions(
     for _ in range(_TRIES):
         if layers > most:
             return
-        need = _need(model, replace(whole, layers=layers), kv)
+        need = _need(model, whole.holding(layers), kv)
         evictions = room.evict(need)
         if evictions:
             freed = sum(one.freed.get(device, 0) for one in evictions)
             more = min(most, most_layers(spec, kv, free + freed, buffers, grown))
             if layers < more:
-                need = _need(model, replace(whole, layers=more), kv)
+                need = _need(model, whole.holding(more), kv)
                 layers, evictions = more, room.evict(need)
         if evictions is not None:
-            yield Division(replace(whole, layers=layers), need, evictions)
+            yield Division(whole.holding(layers), need, evictions)
         layers += 1
 
 
 def _fewest(model: ModelState, whole: Placement, kv: KvShape, room: Room) -> int:
     """So many layers leave no more for main memory than could be free there."""
     assert whole.rest is not None
-    need = _need(model, replace(whole, layers=1), kv)[whole.rest]
+    need = _need(model, whole.holding(1), kv)[whole.rest]
     spec = model.spec
     weights = round(spec.all_layers_bytes * stretch(model, whole).rest)
     each = (weights + kv.tokens * spec.kv_bytes_per_token) // spec.layers

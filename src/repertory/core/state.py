@@ -4,17 +4,18 @@ Only `core` writes it, and only inside `Controller.handle`.
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from repertory.core.costbook import CostBook
 from repertory.core.demand import ArrivalRate, OutputLength
 from repertory.core.ledger import Ledger
+from repertory.core.tickets import Alike, KeyState, Ticket
 from repertory.domain.actions import Action, Load, Resize, Transition
 from repertory.domain.decisions import Cause, Option, Verdict
 from repertory.domain.ladder import Phase, RequestState, RequestStep, Rung, next_state
 from repertory.domain.requests import Fault, Request
 from repertory.domain.settings import Settings
 from repertory.domain.specs import KvShape, ModelSpec, NodeSpec, Placement, WeightsForm
+from repertory.perf.bytes import Stretch
 from repertory.policy.evict import Release
 from repertory.policy.objective import Starving
 from repertory.policy.offload import Rule, by_harm
@@ -35,7 +36,7 @@ Lies = tuple[WeightsForm, int | None, bool]
 there, and whether what need not be there is held elsewhere."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class RequestRecord:
     """A request that has no outcome yet."""
 
@@ -88,45 +89,7 @@ class RequestRecord:
         self.state = next_state(self.state, step, self)
 
 
-class Alike(NamedTuple):
-    """What requests of a model have in common that wait in one line, first come first served.
-
-    A tuple, as `Ticket`: both are hashed or compared several times per event.
-    """
-
-    weight: float
-    key: str
-    stopped: int
-    began: bool
-    is_returned: bool
-    has_deadline: bool
-    """These stand by their deadlines."""
-
-
-class Ticket(NamedTuple):
-    """A place in one of a model's lines."""
-
-    begin_ns: int
-    """By when it must begin for its deadline; 0 without one."""
-    began_ns: int
-    """When it had a slot before; 0: never."""
-    since_ns: int
-    name: str
-
-
-@dataclass(slots=True)
-class KeyState:
-    """What one API key has had of the devices, and what waits for it."""
-
-    used_ns: int = 0
-    """As of `policy.fairness`: measured, and predicted for what runs."""
-    waiting: int = 0
-    queued_ns: dict[int, int] = field(default_factory=dict)
-    """Predicted work that waits, by class of weights (`policy.line.band`)."""
-    running: int = 0
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ReplicaState:
     """One copy of a model on one placement."""
 
@@ -238,7 +201,7 @@ class Pause:
     resumed: list[str] = field(default_factory=list)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class ModelState:
     """One model: its queue, its replicas, what it was asked for."""
 
@@ -288,6 +251,9 @@ class ModelState:
     measured_weights_bytes: dict[Lies, int] = field(default_factory=dict)
     measured_rest_bytes: dict[Lies, int] = field(default_factory=dict)
     """Of the weights, in main memory beside those on accelerators."""
+    stretches: dict[tuple[WeightsForm, bool], Stretch] = field(default_factory=dict)
+    """What these say of other numbers of layers (`core.tiers`), by form and by whether there is
+    main memory beside; forgotten when they or the spec change."""
     measured_buffers_bytes: int = 0
     measured_rest_buffers_bytes: int = 0
     head_id: str | None = None
@@ -338,6 +304,7 @@ class State:
         self.replicas: dict[str, ReplicaState] = {}
         self.on_devices: dict[str, ReplicaState] = {}
         """Replicas that hold device memory, or are about to."""
+        self.busy: dict[str, ReplicaState] = {}  # on which something runs
         self.requests: dict[str, RequestRecord] = {}
         self.intents: dict[str, Intent] = {}
         """By model, in order of creation."""
@@ -393,7 +360,7 @@ class State:
 
     def is_crowded(self, node_id: str) -> bool:
         """Something computes on that node."""
-        return any(one.running and one.node_id == node_id for one in self.on_devices.values())
+        return any(one.node_id == node_id for one in self.busy.values())
 
     def ledgers_of(self, replica: ReplicaState) -> list[Ledger]:
         """Of all pools that it lies in."""

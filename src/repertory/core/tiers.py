@@ -5,17 +5,17 @@ of the set of cores that its placement names for the rest (docs/decisions/offloa
 """
 
 from dataclasses import replace
-from typing import NamedTuple
 
 from repertory.core.ledger import Charge
 from repertory.core.state import Lies, ModelState, ReplicaState, State
 from repertory.domain.specs import KvShape, Placement
-from repertory.perf.bytes import kv_needs, placed_footprint, rest_footprint
+from repertory.perf.bytes import Stretch, kv_needs, placed_footprint, rest_footprint
 
 __all__ = [
     "buffer_needs",
     "fixed_needs",
     "lies",
+    "measured_stretch",
     "reserve_kv",
     "stretch",
     "weights_bytes",
@@ -40,14 +40,16 @@ def weights_bytes(model: ModelState, placement: Placement) -> tuple[int, int]:
     return resting + model.extra_bytes, foot.peak_bytes
 
 
-class Stretch(NamedTuple):
-    """How weights measured up to their prediction, in each tier."""
-
-    there: float
-    rest: float
-
-
 def stretch(model: ModelState, placement: Placement) -> Stretch:
+    """How weights measured up; reckoned once, until more of them are measured."""
+    key = placement.form, placement.rest is not None
+    found = model.stretches.get(key)
+    if found is None:
+        found = model.stretches[key] = measured_stretch(model, placement)
+    return found
+
+
+def measured_stretch(model: ModelState, placement: Placement) -> Stretch:
     """The most that was found where other numbers of layers were measured: what is wrong of eleven
     layers is wrong of twelve.  What was found smaller is not counted on.
     """

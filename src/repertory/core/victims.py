@@ -23,6 +23,7 @@ class Supply:
     __slots__ = (
         "_busy_victims",
         "_claimable",
+        "_limits",
         "_reachable",
         "_state",
         "_step",
@@ -36,7 +37,7 @@ class Supply:
     )
 
     def __init__(self, state: State, step: Step) -> None:
-        self._state, self._step = state, step
+        self._state, self._step, self._limits = state, step, _limits(state)
         self._victims: dict[str, list[Victim]] | None = None
         self._busy_victims: dict[str, list[Victim]] | None = None
         self.idle: list[ReplicaState] = []
@@ -113,7 +114,7 @@ class Supply:
             return self._coming_s(replica) + self._state.models[replica.model].queued_ns / 1e9
         if replica.is_idle:
             owner = self._state.models[replica.model]
-            young_ns = _young_until_ns(self._state, owner, replica, at_ns)
+            young_ns = _young_until_ns(self._limits, owner, replica, at_ns)
             return max(0, (young_ns or at_ns) - at_ns) / 1e9
         if replica.rung is not Rung.SERVING:
             queued_s = self._state.models[replica.model].queued_ns / 1e9
@@ -170,7 +171,7 @@ class Supply:
                 self.coming.append(replica)
             return
         if replica.is_idle and replica.model not in state.intents:
-            young_until_ns = _young_until_ns(state, model, replica, self._step.at_ns)
+            young_until_ns = _young_until_ns(self._limits, model, replica, self._step.at_ns)
             if young_until_ns is not None and young_until_ns <= self._step.at_ns:
                 self.idle.append(replica)
                 for pool in replica.placement.pools:
@@ -193,12 +194,9 @@ class Gift(NamedTuple):
 
 def turn_end_ns(state: State, replica: ReplicaState, claimant: ModelState) -> int:
     """When a replica would stop admitting, were it claimed now for who waits for its memory."""
-    head, settings = claimant.oldest, state.settings
+    head, switch_s = claimant.oldest, claimant.switch_ns / 1e9
     assert head is not None
-    limits = HandoverLimits(
-        settings.min_residency_s, settings.switches_per_turn, settings.max_wait_s
-    )
-    return handover_at_ns(head.since_ns, replica.opened_at_ns, claimant.switch_ns / 1e9, limits)
+    return handover_at_ns(head.since_ns, replica.opened_at_ns, switch_s, _limits(state))
 
 
 def idle_victims(state: State, step: Step) -> list[Victim]:
@@ -207,21 +205,21 @@ def idle_victims(state: State, step: Step) -> list[Victim]:
     return [victim for node_id in state.nodes for victim in supply.victims(node_id)]
 
 
+def _limits(state: State) -> HandoverLimits:
+    settings = state.settings
+    return HandoverLimits(settings.min_residency_s, settings.switches_per_turn, settings.max_wait_s)
+
+
 def _young_until_ns(
-    state: State, model: ModelState, replica: ReplicaState, at_ns: int
+    limits: HandoverLimits, model: ModelState, replica: ReplicaState, at_ns: int
 ) -> int | None:
     """From when an idle replica may be given up; None: not while requests wait for it."""
     if replica.rung is not Rung.SERVING or replica.phase is not Phase.OPEN:
         return 0
     if model.queue:
         return None
-    settings = state.settings
-    return kept_until_ns(
-        replica.opened_at_ns,
-        model.rate.gap_s(at_ns),
-        replica.activate_s + replica.reload_s,
-        HandoverLimits(settings.min_residency_s, settings.switches_per_turn, settings.max_wait_s),
-    )
+    switch_s = replica.activate_s + replica.reload_s
+    return kept_until_ns(replica.opened_at_ns, model.rate.gap_s(at_ns), switch_s, limits)
 
 
 def _victim(state: State, step: Step, replica: ReplicaState, drain_s: float) -> Victim:
@@ -254,9 +252,9 @@ def release_s(state: State, evictions: tuple[Eviction, ...]) -> float:
     seconds = 0.0
     for one in evictions:
         gone = state.replicas[one.replica_id]
-        seconds += state.costs.free(gone.spec, gone.placement, Edge.DEACTIVATE).seconds
+        seconds += state.costs.free_s(gone.spec, gone.placement, Edge.DEACTIVATE)
         if one.release is not Release.KV:
-            seconds += state.costs.free(gone.spec, gone.placement, Edge.UNLOAD).seconds
+            seconds += state.costs.free_s(gone.spec, gone.placement, Edge.UNLOAD)
     return seconds
 
 

@@ -1,7 +1,8 @@
 """What a meter read of one model on one machine: facts, before any law is put to them.
 
 `repertory profile` writes them, `perf.fit` makes laws of them.  Seconds are tuples: one for each
-repeat, in the order in which they were read.  Shares are of the weights' *bytes* (`perf.offload`).
+repeat, in the order in which they were read.  Shares are of the *bytes* that a step reads
+(`perf.divided`).
 """
 
 from dataclasses import dataclass

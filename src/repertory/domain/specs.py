@@ -145,6 +145,10 @@ class Placement:
         """Every device whose memory the replica takes."""
         return self.devices if self.rest is None else (*self.devices, self.rest)
 
+    def holding(self, layers: int | None) -> "Placement":
+        """The same with so many of the layers there."""
+        return Placement(self.devices, self.form, layers, self.rest)
+
 
 @dataclass(frozen=True, slots=True)
 class Footprint:

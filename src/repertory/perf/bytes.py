@@ -5,10 +5,14 @@ k layers, their KV memory and compute buffers; main memory holds the tables that
 from, the other layers with theirs, and the tokenizer.
 """
 
+from typing import NamedTuple
+
 from repertory.domain.specs import Footprint, KvShape, ModelSpec, Placement, WeightsForm
+from repertory.perf.divided import share_of
 
 __all__ = [
     "MIN_CELLS",
+    "Stretch",
     "kv_bytes",
     "kv_needs",
     "most_layers",
@@ -22,6 +26,13 @@ __all__ = [
 
 MIN_CELLS = 256
 """The smallest KV context class: llama.cpp pads contexts to 256 cells."""
+
+
+class Stretch(NamedTuple):
+    """How weights measured up to their prediction, in each tier."""
+
+    there: float
+    rest: float
 
 
 def kv_bytes(spec: ModelSpec, kv: KvShape, layers: int | None = None) -> int:
@@ -85,8 +96,7 @@ def share_there(spec: ModelSpec, layers: int | None) -> float:
     """The share of the bytes that a step reads that lies on the devices, if `layers` are there."""
     if layers is None:
         return 1.0
-    whole = spec.head_bytes + spec.all_layers_bytes
-    return (spec.head_bytes + spec.all_layers_bytes * layers / spec.layers) / whole
+    return share_of(layers, spec.layers, spec.head_bytes, spec.all_layers_bytes)
 
 
 def most_layers(

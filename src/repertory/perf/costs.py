@@ -6,7 +6,8 @@ at least one real transition of it; a ratio learned from *other* models improves
 never makes it an observation.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from repertory.perf.profiles import PRIOR_ERROR
 
@@ -68,9 +69,11 @@ Prediction = Estimated | Profiled | Observed
 _CERTAINTY = (Estimated.basis, Profiled.basis, Observed.basis)
 
 
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """How measured seconds stand to a law's seconds."""
+class Ratio(NamedTuple):
+    """How measured seconds stand to a law's seconds.
+
+    A tuple: four of them are made whenever a generation ends.
+    """
 
     value: float
     samples: int
@@ -101,7 +104,7 @@ def learn(
         if profiled_error is None or not _is_beyond(first.value - 1.0, profiled_error):
             return first
         side = 1 if first.value > 1.0 else -1
-        return replace(first, error=profiled_error, run=side, before=1.0)
+        return first._replace(error=profiled_error, run=side, before=1.0)
     seen = min(max(newest, old.value / _CLIP), old.value * _CLIP)
     before = old.before if old.run else old.value
     deviation = seen / before - 1.0

@@ -14,6 +14,7 @@ from repertory.domain.ladder import Rung
 from repertory.domain.readings import Crowd, DeviceReadings, StepReading, spread, typical_s
 from repertory.domain.specs import KvShape, ModelSpec, WeightsForm
 from repertory.perf.bytes import kv_bytes
+from repertory.perf.divided import here_s, prompt_share
 from repertory.perf.profiles import (
     ACTIVATE,
     DECODE_KEYS,
@@ -232,7 +233,8 @@ def _beside(fitted: Profile, read: DeviceReadings, weights_bytes: int) -> Beside
         return _like(fitted.decode[form] if decode else fitted.prefill[form], here)
 
     decode, prefill = law(True, beside.decode), law(False, beside.prefill)
-    bare = replace(fitted, beside=replace(beside, decode=decode, prefill=prefill, crossing_s=0.0))
+    beside = replace(beside, decode=decode, prefill=prefill, crossing_s=0.0)
+    bare = replace(fitted, beside=beside)
     more_s = [
         typical_s(one.seconds) - _step_s(bare, one) for one in partial if one.decode and one.share
     ]
@@ -242,7 +244,7 @@ def _beside(fitted: Profile, read: DeviceReadings, weights_bytes: int) -> Beside
         here = [one for one in read.loads if one.share == 0.0 and one.source is source]
         if here:
             loads[source] = fit_law([(float(weights_bytes), one.seconds) for one in here])
-    return Beside(prefill, decode, loads, crossing_s)
+    return replace(beside, load=loads, crossing_s=crossing_s)
 
 
 def _step_s(profile: Profile, one: StepReading) -> float:
@@ -257,11 +259,11 @@ def _rest(fitted: Profile, steps: Sequence[StepReading], form: WeightsForm) -> l
     rest = []
     for one in steps:
         there_s = _step_s(fitted, replace(one, share=1.0))
-        here_s = tuple(
-            max(1e-9, (seconds - one.share * there_s) / (1.0 - one.share))
-            for seconds in one.seconds
-        )
-        rest.append(replace(one, share=0.0, seconds=here_s, form=form))
+        share, chunks = one.share, 1.0
+        if not one.decode:
+            share, chunks = prompt_share(share, fitted.head_share), fitted.chunks(one.tokens)
+        seconds = tuple(here_s(share, there_s, each_s, chunks) for each_s in one.seconds)
+        rest.append(replace(one, share=0.0, seconds=seconds, form=form))
     return rest
 
 

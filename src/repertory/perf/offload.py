@@ -2,10 +2,8 @@
 
     t(f, L) = f (a_g + b_g L) + (1 - f)(a_c + b_c L) + c        seconds per step
 
-`f` is the share of *bytes* on the device, `L` the tokens of context, `c` what crossing over costs
-where both compute (0 < f < 1).  A step visits all layers one after another, so their times add; in
-tokens per second that is a hyperbola, flat and then steep near f = 1, as the paper draws it.
-Layers counted instead of bytes misfit a 50M by 20 %: its output head is half of it (facts.md).
+The law of `perf.divided` with the tokens of context, `L`, in it, fitted to a whole sweep.  In
+tokens per second it is a hyperbola, flat and then steep near f = 1, as the paper draws it.
 """
 
 import math
@@ -16,9 +14,10 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from repertory.perf.divided import divided_s
 from repertory.perf.profiles import Law
 
-__all__ = ["Fitted", "OffloadLaw", "Point", "fit", "share_of_bytes"]
+__all__ = ["Fitted", "OffloadLaw", "Point", "fit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +41,8 @@ class OffloadLaw:
     crossing_s: float = 0.0
 
     def seconds(self, share: float, context_tokens: int) -> float:
-        there = share * self.device.seconds(context_tokens)
-        here = (1.0 - share) * self.host.seconds(context_tokens)
-        return there + here + (self.crossing_s if 0.0 < share < 1.0 else 0.0)
+        there_s, here_s = self.device.seconds(context_tokens), self.host.seconds(context_tokens)
+        return divided_s(share, there_s, here_s, self.crossing_s)
 
     def normalised(self, share: float, context_tokens: int) -> float:
         """Throughput relative to the whole model on the device: the paper's ordinate."""
@@ -63,19 +61,6 @@ class Fitted:
     residual: float
     """Root mean square of the relative errors."""
     points: int
-
-
-def share_of_bytes(layers_there: int, layers: int, head_bytes: int, weights_bytes: int) -> float:
-    """The share of a model's bytes on the device if so many of its layers are there.
-
-    As llama.cpp counts them: the output head is the first to go, then the layers; so there are
-    `layers + 1` of them.
-    """
-    assert 0 <= layers_there <= layers + 1, f"{layers_there} of {layers} layers and a head"
-    if layers_there == 0:
-        return 0.0
-    each_bytes = (weights_bytes - head_bytes) / layers
-    return (head_bytes + (layers_there - 1) * each_bytes) / weights_bytes
 
 
 def fit(points: Sequence[Point]) -> Fitted:

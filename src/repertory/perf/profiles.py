@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from repertory.domain.ladder import Rung
 from repertory.domain.specs import DeviceSpec, ModelSpec, WeightsForm
+from repertory.perf.divided import divided_s, prompt_share
 
 __all__ = [
     "ACTIVATE",
@@ -18,6 +19,7 @@ __all__ = [
     "LOAD_KEYS",
     "PREFILL_KEYS",
     "PRIOR_ERROR",
+    "UNWAITED_TOKENS",
     "Beside",
     "Curve",
     "Key",
@@ -43,6 +45,11 @@ PRIOR_ERROR = 0.6
 _ACCELERATOR_PACE = 0.1
 """Seconds on an accelerator to seconds on cores, before it was measured: the asymmetric pair of
 facts.md stands at 3.4 to 10, real cards above."""
+
+UNWAITED_TOKENS = 128
+"""Of the embedded worker's chunks.  An RPC device is sent its part and the library's wait for it
+ends with the sending, so the host computes the next chunk meanwhile; every other device is waited
+for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,9 @@ class Beside:
     """Per byte of weights that stay there."""
     crossing_s: float = 0.0
     """Of a step that computes on both."""
+    unwaited_tokens: int = 0
+    """Of a chunk of a prompt, where the CPU does not wait for the device to be done with it before
+    it begins the next one; 0: it waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +153,8 @@ class Profile:
     """A load while something decodes on the node, to one alone."""
     beside: Beside | None = None
     """None: there is nothing beside it, all layers are on the device."""
+    head_share: float = 0.0
+    """Of the bytes that a step reads, the output head's: a prompt does not read them."""
     errors: Mapping[Key, float] = field(default_factory=dict)
     """Of the laws that were fitted to readings: how far they are off there, relatively.  The others
     are a prior's."""
@@ -160,25 +172,29 @@ class Profile:
     def decode_s(
         self, form: WeightsForm, batch: float, context_tokens: float, share: float = 1.0
     ) -> float:
-        """One step; the additive law over the bytes where not all are on the device."""
+        """One step; the law of `perf.divided` where not all is on the device."""
         there_s = self.decode[form].decode_s(batch, context_tokens)
         if share >= 1.0 or self.beside is None:
             return there_s
-        return self._added(share, there_s, self.beside.decode.decode_s(batch, context_tokens))
+        elsewhere_s = self.beside.decode.decode_s(batch, context_tokens)
+        return divided_s(share, there_s, elsewhere_s, self.beside.crossing_s)
 
     def prefill_s(
         self, form: WeightsForm, tokens: float, context_tokens: float = 0.0, share: float = 1.0
     ) -> float:
-        """A prompt, or a part of one; the additive law where not all is on the device."""
+        """A prompt, or a part of one; the same law, without the head and chunk by chunk."""
         there_s = self.prefill[form].prefill_s(tokens, context_tokens)
         if share >= 1.0 or self.beside is None:
             return there_s
-        return self._added(share, there_s, self.beside.prefill.prefill_s(tokens, context_tokens))
+        elsewhere_s = self.beside.prefill.prefill_s(tokens, context_tokens)
+        part, crossing_s = prompt_share(share, self.head_share), self.beside.crossing_s
+        return divided_s(part, there_s, elsewhere_s, crossing_s, self.chunks(tokens))
 
-    def _added(self, share: float, there_s: float, here_s: float) -> float:
-        assert self.beside is not None
-        crossing_s = self.beside.crossing_s if share > 0.0 else 0.0
-        return share * there_s + (1.0 - share) * here_s + crossing_s
+    def chunks(self, tokens: float) -> float:
+        """Of a prompt, those that need not wait for each other."""
+        if self.beside is None or not self.beside.unwaited_tokens:
+            return 1.0
+        return max(1.0, tokens / self.beside.unwaited_tokens)
 
 
 def prior_profile(spec: ModelSpec, device: DeviceSpec) -> Profile:
@@ -206,7 +222,9 @@ def prior_profile(spec: ModelSpec, device: DeviceSpec) -> Profile:
     beside = None
     if is_fast:
         plain = here[WeightsForm.PLAIN]
-        beside = Beside(*plain, {Rung.DISK: plain_cold, Rung.HOST: plain_warm})
+        loads = {Rung.DISK: plain_cold, Rung.HOST: plain_warm}
+        unwaited = UNWAITED_TOKENS if device.backend == "rpc" else 0
+        beside = Beside(*plain, loads, unwaited_tokens=unwaited)
     return Profile(
         load={
             (WeightsForm.PLAIN, Rung.DISK): plain_cold,
@@ -225,6 +243,7 @@ def prior_profile(spec: ModelSpec, device: DeviceSpec) -> Profile:
         kv_out=Law(0.0002, 5.5e-11),
         kv_in=Law(0.0002, 5.5e-11),
         beside=beside,
+        head_share=spec.head_bytes / max(1, spec.head_bytes + spec.all_layers_bytes),
     )
 
 

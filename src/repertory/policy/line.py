@@ -57,11 +57,14 @@ def urgency(
     As the first `of_class`, it has waited since one of its class last had a slot: a class that is
     served all the time and sends more than the machine can do waits by its own fault.
     """
-    since_ns = max(one.since_ns, one.served_ns) if of_class else one.since_ns
+    _, weight, since_ns, _, _, _, stopped, begin_ns, served_ns = one
+    if of_class and served_ns > since_ns:
+        since_ns = served_ns
     waited_s = (at_ns - since_ns) / 1e9 if at_ns > since_ns else 0.0
-    if one.begin_ns is not None and at_ns <= one.begin_ns < at_ns + round(gap_s * 1e9):
+    if begin_ns is not None and at_ns <= begin_ns < at_ns + round(gap_s * 1e9):
         waited_s += MISS_PENALTY_S
-    weight = grown_weight(one.weight, one.stopped) if one.stopped else one.weight
+    if stopped:
+        weight = grown_weight(weight, stopped)
     return weight * (1.0 + waited_s / max_wait_s)
 
 
@@ -78,16 +81,14 @@ class Standing(NamedTuple):
 
 def standing(one: Place, at_ns: int, max_wait_s: float, gap_s: float) -> Standing:
     """Rank it by the rules of `first_in_line`."""
-    is_fresh, began_ns = one.began_ns is None, one.began_ns or 0
-    used_ns = one.used_ns if is_fresh else 0
-    urgent = urgency(one, at_ns, max_wait_s, gap_s)
-    class_urgent = urgent
-    if one.served_ns > one.since_ns:
+    name, weight, since_ns, used_ns, began, is_returned, _, _, served_ns = one
+    is_new, is_fresh, began_ns = not is_returned, began is None, began or 0
+    urgent = class_urgent = urgency(one, at_ns, max_wait_s, gap_s)
+    if served_ns > since_ns:
         class_urgent = urgency(one, at_ns, max_wait_s, gap_s, of_class=True)
-    is_new = not one.is_returned
-    own = (is_new, is_fresh, used_ns, -urgent, began_ns, one.since_ns, one.name)
-    of_class = (is_new, -class_urgent, began_ns if one.is_returned else one.since_ns, one.name)
-    return Standing(one.name, band(one.weight), own, of_class)
+    own = (is_new, is_fresh, used_ns if is_fresh else 0, -urgent, began_ns, since_ns, name)
+    of_class = (is_new, -class_urgent, began_ns if is_returned else since_ns, name)
+    return Standing(name, band(weight), own, of_class)
 
 
 def first_standing(standings: Iterable[Standing]) -> Standing | None:
@@ -97,6 +98,8 @@ def first_standing(standings: Iterable[Standing]) -> Standing | None:
         known = best.get(one.class_)
         if known is None or one.own < known.own:
             best[one.class_] = one
+    if len(best) == 1:
+        return next(iter(best.values()))
     return min(best.values(), key=_rank_of_class, default=None)
 
 

@@ -71,16 +71,20 @@ def probability_of_use(arrivals_per_s: float, reload_s: float, floor_s: float) -
     return -math.expm1(-arrivals_per_s * max(floor_s, 10.0 * reload_s))
 
 
-_MOST_SHARE = 0.95
-"""More than all of a device's time may be asked for, for a while; the queue is then long, not
-infinite."""
+_STEADY_SHARE = 0.95
+"""Up to here the queue of a device settles within the time that is looked ahead."""
 
 
 def response_factor(share: float) -> float:
     """How many times as long an answer takes on a device that is asked for so much of its time as
     on an idle one (processor sharing, M/G/1).
+
+    Beyond what settles it goes on along the tangent: a device that is asked for more than all of
+    its time has a queue that grows for as long as that lasts, so that whatever else it is given
+    always costs the others something.
     """
-    return 1.0 / (1.0 - min(share, _MOST_SHARE))
+    steady = 1.0 / (1.0 - min(share, _STEADY_SHARE))
+    return steady + max(0.0, share - _STEADY_SHARE) * steady * steady
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ stand here for comparison (`bench.costs`, `tests/sim/test_goodput.py`), and nobo
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Rule", "Way", "by_harm", "fully_or_evict", "offload_always"]
+__all__ = ["Rule", "Way", "by_harm", "evict_then_most", "fully_or_evict", "offload_always"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,23 @@ def by_harm(ways: Sequence[Way], fits_whole: bool) -> Sequence[int]:
 
 
 def fully_or_evict(ways: Sequence[Way], fits_whole: bool) -> Sequence[int]:
-    """A model must fit fully; others are evicted for it, or waited for.  On cores only what no
-    accelerator could ever hold.
+    """A model must fit fully; others are evicted for it, or waited for.  What no accelerator could
+    ever hold is computed by the cores.
     """
-    if not fits_whole:
-        return range(len(ways))
-    return [at for at, way in enumerate(ways) if way.share >= 1.0]
+    if fits_whole:
+        return [at for at, way in enumerate(ways) if way.share >= 1.0]
+    on_cores = [at for at, way in enumerate(ways) if way.share == 0.0]
+    return on_cores or range(len(ways))
+
+
+def evict_then_most(ways: Sequence[Way], fits_whole: bool) -> Sequence[int]:
+    """The same for what fits; of what never does, as many layers as others can make room for at
+    once, whoever must go.  So does Ollama, whose layers llama.cpp's `--fit` counts.
+    """
+    if fits_whole:
+        return fully_or_evict(ways, fits_whole)
+    most = max((way.share for way in ways), default=0.0)
+    return [at for at, way in enumerate(ways) if way.share == most]
 
 
 def offload_always(ways: Sequence[Way], fits_whole: bool) -> Sequence[int]:

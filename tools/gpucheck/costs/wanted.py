@@ -7,7 +7,7 @@ from itertools import product
 from gpucheck.costs.names import claimant_of, kind_of, layers_of
 from gpucheck.maker import stored_bytes, tensors
 from gpucheck.shapes import SHAPES, Shape
-from repertory.perf.offload import share_of_bytes
+from repertory.perf.divided import share_of
 
 __all__ = [
     "KINDS",
@@ -76,10 +76,9 @@ def share_there(shape: Shape, layers: int) -> float:
     memory, and a step looks up one row of them.
     """
     sizes = _sizes_bytes(shape)
-    computed_bytes = sum(sizes.values()) - sizes["token_embd.weight"]
-    return share_of_bytes(
-        layers + 1 if layers else 0, shape.layers, sizes["output.weight"], computed_bytes
-    )
+    head_bytes = sizes["output.weight"]
+    layers_bytes = sum(sizes.values()) - sizes["token_embd.weight"] - head_bytes
+    return share_of(layers, shape.layers, head_bytes, layers_bytes)
 
 
 @cache
