@@ -5,7 +5,9 @@ import sys
 from bench.serve.run import Scenes, main
 from bench.sim.forecast import forecast
 from bench.sim.growth import growth
+from bench.sim.live import live
 from bench.sim.loads import loads
+from bench.sim.parity import parity
 from bench.sim.speed import speed
 from bench.sim.steps import steps
 from bench.sim.truth import truth
@@ -13,7 +15,9 @@ from bench.sim.truth import truth
 SCENES: Scenes = {
     "speed": speed,
     "growth": growth,
+    "parity": parity,
     "truth": truth,
+    "live": live,
     "loads": loads,
     "steps": steps,
     "forecast": forecast,

@@ -29,14 +29,15 @@ from worlds import GIB, model
 KV = KvShape(4, 2048)
 SPECS = {name: model(name, GIB // 4) for name in "ab"}
 NODES: dict[str, Callable[[], NodeSpec]] = {
-    "llama": lambda: llama_like([DeviceSpec("dev0", 8 * GIB)]),
+    "llama": lambda: llama_like([DeviceSpec("dev0", 8 * GIB, cores=1)]),
+    "two cores": lambda: llama_like([DeviceSpec("dev0", 8 * GIB, cores=2)]),
     "vllm": lambda: vllm_like([DeviceSpec("dev0", 8 * GIB)]),
 }
 
 
-def serving(node: NodeSpec) -> tuple[NodeModel, int]:
+def serving(node: NodeSpec, width: int = 1) -> tuple[NodeModel, int]:
     """Both models serve; and the time when they do."""
-    worker = NodeModel(node, prior_profile)
+    worker = NodeModel(node, prior_profile, width=width)
     at_ns = 0
     for count, (name, spec) in enumerate(SPECS.items()):
         place = Placement(("dev0",))
@@ -63,7 +64,7 @@ INPUTS = st.lists(
 
 def played(node: NodeSpec, inputs: list[Input], steps: list[int]) -> list[object]:
     """What comes out when the model is advanced by `steps` between the inputs."""
-    worker, now_ns = serving(node)
+    worker, now_ns = serving(node, width=2)
     out: list[object] = []
     running: dict[str, str] = {}
     jumps = iter(steps * 10_000 if steps else [])

@@ -17,7 +17,10 @@ _SLO = "ttft_p99<2s,tpot_p99<100ms"
 @app.command()
 def simulate(  # noqa: PLR0913  one for each flag
     fleet: Annotated[
-        Path | None, typer.Option(help="A fleet.yaml: machines, and models if it likes.")
+        Path | None,
+        typer.Option(
+            help="A fleet.yaml: machines, and models if it likes; or a server's decisions.jsonl."
+        ),
     ] = None,
     workload: Annotated[
         str, typer.Option(help="A file in the workload format, or a recipe, such as sg-20 or week.")

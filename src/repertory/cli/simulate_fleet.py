@@ -21,11 +21,12 @@ from repertory.reports.figures import bytes_text, seconds_text
 
 if TYPE_CHECKING:
     from repertory.sim.many import Done, Job
+    from repertory.sim.served import Served
     from repertory.sim.world import Read
     from repertory.traces.recipes import Recipe
     from repertory.traces.summary import Slo
 
-__all__ = ["Part", "Source", "Wanted", "simulate_fleet", "source_of"]
+__all__ = ["Part", "Source", "Wanted", "read_profiles", "simulate_fleet", "source_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +73,19 @@ def simulate_fleet(wanted: Wanted) -> None:
     from repertory.traces.summary import parse_slo
 
     source = source_of(wanted.workload, wanted.data, wanted.part)
-    chosen = _fleet(wanted.fleet, wanted.models, source)
+    served = _served(wanted.fleet)
+    chosen = served.fleet if served is not None else read_fleet(wanted.fleet)
+    chosen = _peopled(chosen, wanted, source)
     names = _policies(wanted.policy)
-    read = _read(wanted.profiles, chosen)
+    read = read_profiles(wanted.profiles, chosen)
+    if served is not None:
+        read = {**served.read, **read}
     slo = parse_slo(wanted.slo)
     if wanted.log is not None and len(names) * wanted.seeds > 1:
         fail(USAGE, "one --log is of one run: choose one policy and one seed")
     jobs = [
         Job(
-            Scenario(chosen, name, number, wanted.jitter, read),
+            Scenario(chosen, name, number, wanted.jitter, read, served),
             source,
             wanted.out / _file_name(source, name, number),
             wanted.log,
@@ -149,11 +154,24 @@ def source_of(workload: str, data: Path | None, part: Part) -> Source:
     return source
 
 
-def _fleet(path: Path, models: Path | None, source: Source) -> Fleet:
+def _served(path: Path) -> "Served | None":
+    """A decision log stands for the server that wrote it."""
+    if path.suffix != ".jsonl":
+        return None
+    from repertory.sim.served import served
+
+    try:
+        with path.open("rb") as lines:
+            return served(lines, str(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _peopled(fleet: Fleet, wanted: Wanted, source: Source) -> Fleet:
     """With the models of the file that was named, its own, or the recipe's: the first there are."""
-    fleet = read_fleet(path)
-    if models is not None:
-        fleet = replace(fleet, models=read_models(models))
+    path = wanted.fleet
+    if wanted.models is not None:
+        fleet = replace(fleet, models=read_models(wanted.models))
     elif not fleet.models and source.path is None:
         sizes = [(one.name, one.parameters) for one in source.recipe().models]
         fleet = replace(fleet, models=models_of(sizes, fleet))
@@ -180,7 +198,7 @@ def _policies(text: str) -> list[str]:
     return names
 
 
-def _read(folder: Path | None, fleet: Fleet) -> "Read":
+def read_profiles(folder: Path | None, fleet: Fleet) -> "Read":
     """What was measured counts for the models of that digest, on devices of that name."""
     if folder is None:
         return {}

@@ -30,6 +30,9 @@ class Header(msgspec.Struct, frozen=True):
     first_step: int
     missing: int = 0
     """Decisions of this run that could not be written so far."""
+    fleet: str = ""
+    """Whose costs its brain began with, in a simulation; empty: nobody's, as in a server, which is
+    told of costs by events.  A replay needs them too."""
 
 
 def encode_header(header: Header) -> bytes:

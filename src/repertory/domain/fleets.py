@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from repertory.domain.readings import DeviceReadings
 from repertory.domain.specs import DeviceSpec, ModelSpec, NodeSpec
 
 __all__ = ["Fleet", "Gpu", "Machine", "Outage"]
@@ -48,6 +49,12 @@ class Machine:
     engine_start_s: float = 0.0
     """Of a load from the disk, on top of what its bytes take: a process starts, kernels are made
     ready."""
+    lanes: int = 1
+    """How many models step at once on a device of two cores: 2 in our own worker."""
+    is_warm: bool = False
+    """All files are in the page cache when the run begins."""
+    read: Mapping[tuple[str, str], DeviceReadings] = field(default_factory=dict)
+    """What was measured of models on its devices, by digest and device: what they hold, too."""
     outages: tuple[Outage, ...] = ()
     mtbf_s: float | None = None
     """Mean time between failures, drawn by the run's seed; None: only what is in `outages`."""
@@ -60,6 +67,15 @@ class Fleet:
     machines: tuple[Machine, ...]
     models: tuple[ModelSpec, ...] = field(default=())
     """That it is to serve."""
+    lag_s: float = 0.0
+    """Between server and worker, there and back."""
+    prefill_pace: float = 1.0
+    decode_pace: float = 1.0
+    move_pace: float = 1.0
+    """How much longer prompts, decode steps and moves take beside the server and its clients than
+    when they were measured."""
+    front_s: float = 0.0
+    """Between a client and the brain, there and back."""
 
     @property
     def devices(self) -> tuple[DeviceSpec, ...]:

@@ -105,9 +105,11 @@ class FakeEngine:
         node: NodeSpec,
         profile: Callable[[ModelSpec, DeviceSpec], Profile] = prior_profile,
         fail: Callable[[Transition], Failure | None] = lambda _: None,
+        width: int = 1,
     ) -> None:
+        """`width`: how many models step at once on two cores."""
         self._node = node
-        self._model = NodeModel(node, profile, fail)
+        self._model = NodeModel(node, profile, fail, width=width)
         self._moves: dict[int, asyncio.Future[TransitionEnd]] = {}
         self._generations: dict[str, Planned] = {}
         self._sent: dict[str, int] = {}

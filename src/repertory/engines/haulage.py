@@ -19,9 +19,11 @@ from repertory.domain.actions import (
 from repertory.domain.events import Measured
 from repertory.domain.fleets import Machine
 from repertory.domain.ladder import Rung
+from repertory.domain.readings import DeviceReadings
 from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, NodeSpec, Placement
 from repertory.engines.moves import Move, Moves, PageCache
 from repertory.perf.bytes import kv_needs, placed_footprint, rest_footprint, share_there
+from repertory.perf.fit import buffers_of, held_from
 from repertory.perf.profiles import Profile
 
 __all__ = ["Haulage"]
@@ -71,14 +73,14 @@ class Haulage:
                 seconds = profile.load_s(placement.form, source, spec.weights_bytes, share)
                 ways = self._ways(placement, source)
                 self._placed[transition.replica_id] = placement
-                measured = replace(_loaded(spec, placement), source=source)
+                measured = replace(self._loaded(spec, placement), source=source)
             case Activate(kv=kv):
                 seconds = profile.activate.seconds(kv.tokens * spec.kv_bytes_per_token)
-                measured = _opened(spec, self._placed[transition.replica_id], kv)
+                measured = self._opened(spec, self._placed[transition.replica_id], kv)
             case Resize(kv=kv):
                 size = kv.tokens * spec.kv_bytes_per_token
                 seconds = profile.activate.seconds(size) + profile.move_kv.seconds(size)
-                measured = _opened(spec, self._placed[transition.replica_id], kv)
+                measured = self._opened(spec, self._placed[transition.replica_id], kv)
             case Deactivate():
                 seconds = profile.deactivate_s
             case Unload():
@@ -93,8 +95,28 @@ class Haulage:
             move.most_bytes_per_ns = spec.weights_bytes / (seconds - fixed_s) / 1e9
         return move
 
+    def _loaded(self, spec: ModelSpec, placement: Placement) -> Measured:
+        """As it was read, where a worker of this machine was."""
+        read = self._read_at(spec, placement)
+        known = held_from(spec, read).weights_bytes if read is not None else {}
+        taken = _loaded(spec, placement)
+        return replace(taken, weights_bytes=known.get(placement.form, taken.weights_bytes))
+
+    def _opened(self, spec: ModelSpec, placement: Placement, kv: KvShape) -> Measured:
+        read = self._read_at(spec, placement)
+        taken = _opened(spec, placement, kv)
+        buffers = buffers_of(spec, read, kv) if read is not None else None
+        return taken if buffers is None else replace(taken, buffers_bytes=buffers)
+
+    def _read_at(self, spec: ModelSpec, placement: Placement) -> DeviceReadings | None:
+        if self._machine is None or placement.layers is not None:
+            return None
+        return self._machine.read.get((spec.digest, placement.devices[0]))
+
     def _source(self, spec: ModelSpec, rung: Rung) -> Rung:
         """Where its bytes are: what was read lately is in the page cache, if that has room."""
+        if self._machine is not None and self._machine.is_warm:
+            return Rung.HOST
         if self._cache is not None:
             return Rung.HOST if self._cache.holds(spec.digest) else Rung.DISK
         return Rung.HOST if rung is Rung.HOST else Rung.DISK

@@ -6,7 +6,7 @@ use it, and what one cannot use the others get (max-min fairness).
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from repertory.domain.actions import Transition
@@ -39,6 +39,8 @@ class Move:
     failure: Failure | None = None
     measured: Measured = field(default_factory=lambda: Measured(0, 0, 0, 0))
     """But for the time."""
+    wait_ns: int = 0
+    """Before it begins, once it is its turn: no part of what it takes."""
     began_ns: int = 0
     end_ns: int = 0
     """As things stand; of one that sends, it changes when others begin or end."""
@@ -57,6 +59,11 @@ class Moves:
         self.next_at_ns: int | None = None
         """When a move ends or begins to send, if no other begins before."""
 
+    @property
+    def is_busy(self) -> bool:
+        """A move is under way."""
+        return bool(self._lines)
+
     def begin(self, at_ns: int, mover: str, move: Move) -> None:
         line = self._lines.setdefault(mover, deque())
         line.append(move)
@@ -65,8 +72,11 @@ class Moves:
             self._start(move, at_ns)
             self._share()
 
-    def advance(self, at_ns: int) -> list[Move]:
-        """Those that end at `at_ns`, by the ids of their actions; `next_at_ns` is not before."""
+    def advance(self, at_ns: int, held: Callable[[Move], int] = lambda _: 0) -> list[Move]:
+        """Those that end at `at_ns`, by the ids of their actions; `next_at_ns` is not before.
+
+        `held`: until when something keeps a move that would be over.
+        """
         self._send(at_ns)
         ended: list[Move] = []
         for mover in list(self._lines):
@@ -75,6 +85,10 @@ class Moves:
                 move = line[0]
                 if move.size_bytes and not move.is_sending:
                     move.is_sending = True
+                    break
+                until_ns = held(move)
+                if until_ns > at_ns:
+                    move.end_ns = until_ns
                     break
                 ended.append(line.popleft())
                 if line:
@@ -86,7 +100,8 @@ class Moves:
         return ended
 
     def _start(self, move: Move, at_ns: int) -> None:
-        move.began_ns, move.end_ns = at_ns, at_ns + move.fixed_ns
+        move.began_ns = at_ns + move.wait_ns
+        move.end_ns = move.began_ns + move.fixed_ns
 
     def _send(self, at_ns: int) -> None:
         """What was sent since the last change."""

@@ -25,13 +25,16 @@ from repertory.domain.ladder import Rung
 from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, NodeSpec, Placement
 from repertory.engines.haulage import Haulage
 from repertory.engines.lane import PREFILL_CHUNK, Job, Lane, Running
-from repertory.engines.moves import Failure
+from repertory.engines.moves import Failure, Move
 from repertory.engines.step_loop import Output, StepLoop
 from repertory.perf.bytes import kv_needs, placed_footprint, rest_footprint, share_there
 from repertory.perf.profiles import Profile
 from repertory.policy.share import entry_ns
 
 __all__ = ["PREFILL_CHUNK", "Failure", "Job", "NodeModel", "Output", "TransitionEnd"]
+
+_TWO_CORES = 2
+"""Larger sets take turns (`engines.llamacpp.steps`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +72,17 @@ class NodeModel:
         fail: Callable[[Transition], Failure | None] = lambda _: None,
         machine: Machine | None = None,
         pace: Callable[[Transition], float] = lambda _: 1.0,
+        width: int | None = None,
     ) -> None:
         """`machine`: its disk, buses and page cache, which loads share; None: each move is alone in
         the world, and `HOST` is always there.  `pace`: how much longer a move takes than the law
-        says.
+        says.  `width`: how many replicas step at once on a set of two cores; None: as the machine
+        says, or one.
         """
         self.node = node
+        if width is None:
+            width = machine.lanes if machine is not None else 1
+        self._width = width
         self._fail = fail
         self._machine = machine
         self._chunk_tokens = machine.chunk_tokens if machine is not None else PREFILL_CHUNK
@@ -88,6 +96,8 @@ class NodeModel:
         self._where: dict[str, str] = {}
         """Generation -> replica."""
         self._moves = self._haulage.moves()
+        self._resizing: dict[int, bool] = {}
+        """Whose cells are still to be moved, by action."""
 
     @property
     def next_at_ns(self) -> int | None:
@@ -118,7 +128,46 @@ class NodeModel:
             happened += outputs
             if self._moves.next_at_ns == at_ns:
                 happened += self._land(at_ns)
+                self._crowd(at_ns)
         return happened
+
+    def _await_steps(self, at_ns: int, transition: Transition, move: Move) -> None:
+        """A load begins between two steps of its device; a resize between two of its replica's, and
+        it is over between two of them again.  Only where the worker is known so well.
+        """
+        match transition:
+            case Load(placement=placement):
+                end_ns = self._step_end_ns(at_ns, placement.devices[0], None)
+                move.wait_ns = end_ns - at_ns
+            case Resize(replica_id=replica_id):
+                self._resizing[transition.action_id] = True
+                key = self._copies[replica_id].placement.devices[0]
+                move.fixed_ns += self._step_end_ns(at_ns, key, replica_id) - at_ns
+            case _:
+                pass
+
+    def _held_ns(self, move: Move) -> int:
+        """Cells are moved between two steps."""
+        transition = move.transition
+        if self._resizing.pop(transition.action_id, None) is None:
+            return 0
+        key = self._copies[transition.replica_id].placement.devices[0]
+        return self._step_end_ns(move.end_ns, key, transition.replica_id)
+
+    def _step_end_ns(self, at_ns: int, key: str, replica_id: str | None) -> int:
+        """When the steps under way have ended, of one replica or of all."""
+        loop = self._loops.get(key)
+        if loop is None:
+            return at_ns
+        loop.catch_up(at_ns)
+        return loop.step_end_ns(at_ns, replica_id)
+
+    def _crowd(self, at_ns: int) -> None:
+        """Steps on cores leave one to a mover that works."""
+        if self._width > 1:
+            for loop in self._loops.values():
+                loop.crowd(at_ns, self._moves.is_busy)
+                self._book(loop)
 
     def _book(self, loop: StepLoop) -> None:
         """A loop has changed: when is it to be looked at?"""
@@ -142,7 +191,10 @@ class NodeModel:
         where, rung = (copy.placement, copy.rung) if copy is not None else (None, Rung.DISK)
         move = self._haulage.move(transition, spec, where, rung)
         move.failure = self._fail(transition)
+        if self._width > 1:
+            self._await_steps(at_ns, transition, move)
         self._moves.begin(at_ns, self._haulage.mover_of(transition), move)
+        self._crowd(at_ns)
 
     def submit(self, at_ns: int, replica_id: str, job: Job) -> None:
         """Start a generation on a serving replica."""
@@ -257,7 +309,7 @@ class NodeModel:
 
     def _land(self, at_ns: int) -> list[TransitionEnd]:
         ends = []
-        for move in self._moves.advance(at_ns):
+        for move in self._moves.advance(at_ns, self._held_ns):
             measured = replace(move.measured, took_ns=move.end_ns - move.began_ns)
             end = TransitionEnd(move.end_ns, move.transition, move.failure, measured)
             ends.append(end)
@@ -309,8 +361,12 @@ class NodeModel:
             key = self._copies[replica_id].placement.devices[0]
         loop = self._loops.get(key)
         if loop is None:
-            loop = self._loops[key] = StepLoop(len(self._loops))
+            loop = self._loops[key] = StepLoop(len(self._loops), self._width_of(key))
         return loop
+
+    def _width_of(self, key: str) -> int:
+        cores = next((one.cores for one in self.node.devices if one.id == key), 0)
+        return self._width if cores == _TWO_CORES else 1
 
 
 def _enter(loop: StepLoop, lane: Lane) -> None:

@@ -1,15 +1,29 @@
 """A pure model of a worker's step loop: which replica steps next, and what its steps compute.
 
 Between two inputs whole runs of equal decode steps are moved in closed form.
+
+On two cores a worker has two lanes (`engines.llamacpp.steps`): two replicas step side by side, each
+on one core, and slower; a third waits for a turn.  Otherwise all take turns.
 """
 
 from dataclasses import dataclass
 from math import isqrt
 
 from repertory.engines.lane import PREFILL_CHUNK, Job, Lane, Running
-from repertory.policy.share import Contender, StepKind, next_run, next_step, worth_ns
+from repertory.policy.share import (
+    QUANTUM_NS,
+    Contender,
+    StepKind,
+    next_run,
+    next_step,
+    worth_ns,
+)
 
 __all__ = ["PREFILL_CHUNK", "Job", "Lane", "Output", "Running", "Segment", "StepLoop"]
+
+ONE_CORE = {StepKind.PREFILL: 2.0, StepKind.DECODE: 1.6}
+"""How much longer a step takes on one core of two.  A prompt computes; a decode step waits for
+memory more: 1.4 to 1.9 in the table of `engines.llamacpp.steps`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +59,14 @@ class Segment:
     for rounding step by step would depend on how often somebody looks."""
     prefilled: Running | None = None
     """Whose chunk it is; it may be cancelled under the step."""
+    sharing: int = 1
+    """So many replicas compute side by side: each takes its part of the device's time."""
     passed_ns: int = 0
     """What is complete of it."""
+
+    @property
+    def end_ns(self) -> int:
+        return self.start_ns + self.spent_ns(self.steps)
 
     def spent_ns(self, steps: int) -> int:
         """What the first so many of them take."""
@@ -76,30 +96,45 @@ class Segment:
 class StepLoop:
     """One step loop: the lanes of one device, or of one replica where engines cannot share."""
 
-    def __init__(self, number: int = 0) -> None:
+    def __init__(self, number: int = 0, width: int = 1) -> None:
+        """`width`: so many replicas may step at once, each on its part of the cores."""
         self.number = number
         """Of several, which: ties end in it."""
         self.booked_ns: int | None = None
         """When its worker is going to look at it."""
         self.lanes: dict[str, Lane] = {}
-        self.next_at_ns: int | None = None
+        self._width = width
+        self._segments: list[Segment] = []
+        """Under way, one of a replica at most."""
+        self._runs: dict[str, int | None] = {}
+        """How many steps are left of the latest turn of a replica (None: no limit)."""
+        self._is_crowded = False
+
+    @property
+    def next_at_ns(self) -> int | None:
         """When a segment ends, if no input comes before."""
-        self._segment: Segment | None = None
-        self._run: tuple[str, int | None] | None = None
-        """Lane of the current run, and how many steps are left of it (None: no limit)."""
+        segments = self._segments
+        if len(segments) == 1:
+            return segments[0].end_ns
+        return min((one.end_ns for one in segments), default=None)
+
+    def step_end_ns(self, at_ns: int, replica_id: str | None) -> int:
+        """When the steps of a replica, or of all, that are under way have ended."""
+        mine = [one for one in self._segments if replica_id in (None, one.lane.replica_id)]
+        return max([one.start_ns + one.step_ns for one in mine], default=at_ns)
 
     def advance(self, to_ns: int, outputs: list[Output]) -> None:
         """Complete every step that ends by `to_ns`."""
-        while (one := self._segment) is not None:
-            if self.next_at_ns is not None and self.next_at_ns <= to_ns:
-                end_ns = self.next_at_ns
+        while self._segments:
+            one = self._first()
+            end_ns = one.end_ns
+            if end_ns <= to_ns:
+                self._segments.remove(one)
                 self._complete(one, one.steps, end_ns, outputs)
                 self._plan(end_ns)
                 continue
-            whole = one.within(to_ns - one.start_ns)
-            if whole > 0:
-                self._complete(one, whole, one.start_ns + one.spent_ns(whole), outputs)
-                one.pass_over(whole)
+            for one in self._segments:
+                self._pass(one, to_ns, outputs)
             return
 
     def catch_up(self, at_ns: int) -> None:
@@ -109,22 +144,52 @@ class StepLoop:
         assert not outputs, "advance the model first"
 
     def interrupt(self, at_ns: int) -> None:
-        """An input came: the step under way ends, then the loop looks again."""
+        """An input came: the steps under way end, then the loop looks again."""
         self.catch_up(at_ns)
-        one = self._segment
-        if one is None or at_ns == one.start_ns:
-            self._plan(at_ns)
-        else:
-            one.steps = 1
-            self.next_at_ns = one.start_ns + one.step_ns
-            self._run = None
+        for one in list(self._segments):
+            if not self._cut(one, at_ns):
+                self._runs.pop(one.lane.replica_id, None)
+        self._plan(at_ns)
+
+    def crowd(self, at_ns: int, is_crowded: bool) -> None:
+        """A mover works, which leaves one core of two to steps, or it has come to an end."""
+        if self._width > 1 and is_crowded != self._is_crowded:
+            self._is_crowded = is_crowded
+            self.interrupt(at_ns)
+
+    def _first(self) -> Segment:
+        segments = self._segments
+        if len(segments) == 1:
+            return segments[0]
+        return min(segments, key=lambda one: (one.end_ns, one.lane.replica_id))
+
+    def _cut(self, one: Segment, at_ns: int) -> bool:
+        """It ends with the step under way; true if that is none, and it is dropped."""
+        if one.end_ns <= at_ns:
+            return False
+        self._pass(one, at_ns, [])
+        if one.start_ns == at_ns:
+            self._segments.remove(one)
+            return True
+        one.steps = 1
+        return False
+
+    def _pass(self, one: Segment, to_ns: int, outputs: list[Output]) -> None:
+        whole = one.within(to_ns - one.start_ns)
+        if 0 < whole < one.steps:
+            self._complete(one, whole, one.start_ns + one.spent_ns(whole), outputs)
+            one.pass_over(whole)
 
     def _complete(self, one: Segment, steps: int, end_ns: int, outputs: list[Output]) -> None:
-        lane, spent_ns = one.lane, one.spent_ns(steps)
-        lane.used_ns = one.used_ns + worth_ns(one.kind, one.passed_ns + spent_ns, one.weight)
+        lane, upto_ns = one.lane, one.passed_ns + one.spent_ns(steps)
+        # Of all that passed, less what was counted before: it adds up however often one looks.
+        had_ns, has_ns = one.passed_ns // one.sharing, upto_ns // one.sharing
+        spent_ns = has_ns - had_ns
+        lane.used_ns = one.used_ns + worth_ns(one.kind, has_ns, one.weight)
         lane.total_ns += spent_ns
-        if self._run is not None and self._run[1] is not None:
-            self._run = (self._run[0], self._run[1] - steps)
+        left = self._runs.get(lane.replica_id)
+        if left is not None:
+            self._runs[lane.replica_id] = left - steps
         if one.kind is StepKind.PREFILL:
             running = one.prefilled
             if running is None or running not in lane.prefilling:
@@ -133,46 +198,81 @@ class StepLoop:
                 outputs.append(_output(end_ns, lane, running, is_first=True))
             return
         company = max(1, len(lane.decoding))
-        # Of all that passed, less what had its share before: it adds up however often one looks.
-        each_ns = (one.passed_ns + spent_ns) // company - one.passed_ns // company
-        ended = lane.decoded(steps, spent_ns, each_ns)
+        ended = lane.decoded(steps, spent_ns, has_ns // company - had_ns // company)
         outputs += [_output(end_ns, lane, running, is_first=False) for running in ended]
 
     def _plan(self, at_ns: int) -> None:
-        lane = self._choose_lane()
-        if lane is None:
-            self._segment = self.next_at_ns = None
-            return
+        """Begin what may begin now.  Who has all cores and is to share them ends its step first."""
+        busy = [lane for lane in self.lanes.values() if lane.prefilling or lane.decoding]
+        sharing = 1
+        if self._width > 1 and not self._is_crowded:
+            names = {lane.replica_id for lane in busy}
+            names |= {one.lane.replica_id for one in self._segments}
+            sharing = max(1, min(len(names), self._width))
+        for one in list(self._segments):
+            if one.sharing < sharing and not self._cut(one, at_ns):
+                return
+        while len(self._segments) < sharing:
+            lane = self._choose_lane(busy)
+            if lane is None:
+                return
+            self._segments.append(self._segment_of(lane, at_ns, sharing))
+
+    def _segment_of(self, lane: Lane, at_ns: int, sharing: int) -> Segment:
         kind = _kind_of(lane)
         steps, growth_ns = 1, 0
         if kind is StepKind.DECODE and not lane.prefilling:
             steps = lane.steps_to_an_end
-        assert self._run is not None
-        if self._run[1] is not None:
-            steps = min(steps, self._run[1])
+        left = self._runs[lane.replica_id]
+        if left is not None:
+            steps = min(steps, left)
         if steps > 1:
             growth_ns = lane.growth_ns
+        step_ns = lane.step_ns(kind)
+        if sharing > 1 or self._is_crowded:
+            step_ns, growth_ns = (round(one * ONE_CORE[kind]) for one in (step_ns, growth_ns))
         prefilled = lane.prefilling[0] if kind is StepKind.PREFILL else None
-        step_ns, weight = lane.step_ns(kind), lane.weight(at_ns)
-        self._segment = one = Segment(
-            lane, kind, at_ns, step_ns, growth_ns, steps, weight, lane.used_ns, prefilled
+        weight = lane.weight(at_ns)
+        return Segment(
+            lane,
+            kind,
+            at_ns,
+            step_ns,
+            growth_ns,
+            steps,
+            weight,
+            lane.used_ns,
+            prefilled,
+            sharing,
         )
-        self.next_at_ns = at_ns + one.spent_ns(steps)
 
-    def _choose_lane(self) -> Lane | None:
-        busy = [lane for lane in self.lanes.values() if lane.prefilling or lane.decoding]
+    def _choose_lane(self, busy: list[Lane]) -> Lane | None:
+        """Whose turn goes on, or whose begins; of those that are not under way."""
         is_alone = len(busy) == 1
-        if self._run is not None:
-            name, left = self._run
+        under_way = [one.lane.replica_id for one in self._segments]
+        for name, left in self._runs.items():
             lane = self.lanes.get(name)
-            if lane is not None and lane.has_work and (left or (left is None and is_alone)):
+            if lane is None or name in under_way or not lane.has_work:
+                continue
+            if left or (left is None and is_alone):
                 return lane
+        ready = [one for one in busy if one.replica_id not in under_way] if under_way else busy
+        if not ready:
+            return None
         if is_alone:
-            self._run = (busy[0].replica_id, None)
-            return busy[0]
-        run = next_run([Contender(one.replica_id, one.used_ns, _expected_ns(one)) for one in busy])
-        self._run = (run.name, run.steps) if run is not None else None
-        return self.lanes[run.name] if run is not None else None
+            lane, steps = ready[0], None
+        elif len(ready) == 1:
+            lane, steps = ready[0], max(1, QUANTUM_NS // _expected_ns(ready[0]))
+        else:
+            contenders = [
+                Contender(one.replica_id, one.used_ns, _expected_ns(one)) for one in ready
+            ]
+            run = next_run(contenders)
+            assert run is not None
+            lane, steps = self.lanes[run.name], run.steps
+        self._runs = {name: left for name, left in self._runs.items() if name in under_way}
+        self._runs[lane.replica_id] = steps
+        return lane
 
 
 def _kind_of(lane: Lane) -> StepKind:

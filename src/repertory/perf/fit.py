@@ -31,6 +31,8 @@ from repertory.perf.profiles import (
 __all__ = [
     "Held",
     "Measured",
+    "beside_server",
+    "buffers_of",
     "corrected",
     "factors",
     "fit_law",
@@ -299,6 +301,25 @@ def held_from(spec: ModelSpec, read: DeviceReadings) -> Held:
     return Held(weights, max(0, *beyond) if beyond else 0)
 
 
+def buffers_of(spec: ModelSpec, read: DeviceReadings, kv: KvShape) -> int | None:
+    """Beyond weights and KV, of the next larger shape that was read, or else of the largest."""
+    held = {
+        one.form: one.measured_bytes
+        for one in read.memory
+        if one.rung is Rung.DEVICE and one.layers is None
+    }
+    found = sorted(
+        (one.sequences * one.cells, one.measured_bytes - held[one.form])
+        for one in read.memory
+        if one.rung is Rung.SERVING and one.layers is None and one.form in held
+    )
+    fits = [pair for pair in found if pair[0] >= kv.tokens] or found[-1:]
+    if not fits:
+        return None
+    tokens, more_bytes = fits[0]
+    return max(0, more_bytes - tokens * spec.kv_bytes_per_token)
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """A model that was read on a device: what was taken for granted of it, and what it is."""
@@ -341,6 +362,15 @@ def corrected(prior: Profile, backend: str, known: Mapping[tuple[str, Key], floa
         },
         kv_out=_scaled(prior.kv_out, by(("kv", "out"))),
         kv_in=_scaled(prior.kv_in, by(("kv", "in"))),
+    )
+
+
+def beside_server(profile: Profile, prefill: float, decode: float) -> Profile:
+    """Steps of a worker whose server and clients want the same cores now and then."""
+    return replace(
+        profile,
+        prefill={form: _scaled_steps(law, prefill) for form, law in profile.prefill.items()},
+        decode={form: _scaled_steps(law, decode) for form, law in profile.decode.items()},
     )
 
 

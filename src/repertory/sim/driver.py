@@ -82,13 +82,18 @@ class Simulation:
         output_tokens: Callable[[Request], int] = lambda request: request.max_tokens,
         settled: Callable[[int, Outcome], None] = lambda at_ns, outcome: None,
         worker: Callable[[NodeSpec], NodeModel] | None = None,
+        lag_ns: int = 0,
     ) -> None:
+        """`lag_ns`: between the end of something on a worker, and the brain's hearing of it; with
+        the way of what was asked.
+        """
         self._handle = brain.handle
         self._nodes = {model.node.id: model for model in nodes}
         self._output_tokens = output_tokens
         self._settled = settled
         self._worker = worker
         """Makes the worker of a node that comes up during the run."""
+        self._lag_ns = lag_ns
         self._heap: list[tuple[tuple[int, int, str], Event]] = []
         self._due: list[tuple[int, str]] = []
         """A heap: when which node is to be looked at.  Holds only if `_booked` says the same."""
@@ -105,6 +110,11 @@ class Simulation:
             self._push(WorkerUp(0, model.node))
         for spec in specs:
             self._push(ModelAdded(0, spec))
+
+    def tell(self, events: Iterable[Event]) -> None:
+        """What the brain hears besides, at the events' times."""
+        for event in events:
+            self._push(event)
 
     def run(self, arrivals: Iterable[Event], goes_on: Callable[[int], bool] | None = None) -> bool:
         """Until nothing is left to happen.  `arrivals` must come in order of time.
@@ -257,9 +267,9 @@ class Simulation:
 
     def _events_of(self, happened: Output | TransitionEnd) -> Iterator[Event]:
         if isinstance(happened, TransitionEnd):
-            yield _end_of(happened)
+            yield _end_of(happened, self._lag_ns)
             return
-        name, at_ns = happened.generation_id, happened.at_ns
+        name, at_ns = happened.generation_id, happened.at_ns + self._lag_ns
         fate = self.fates[name]
         if happened.is_first:
             if fate.first_ns is None:
@@ -279,12 +289,12 @@ class Simulation:
             )
 
 
-def _end_of(end: TransitionEnd) -> Event:
-    transition, failure = end.transition, end.failure
+def _end_of(end: TransitionEnd, lag_ns: int) -> Event:
+    transition, failure, at_ns = end.transition, end.failure, end.at_ns + lag_ns
     if failure is None:
-        return TransitionDone(end.at_ns, transition.action_id, transition.replica_id, end.measured)
+        return TransitionDone(at_ns, transition.action_id, transition.replica_id, end.measured)
     return TransitionFailed(
-        end.at_ns,
+        at_ns,
         transition.action_id,
         transition.replica_id,
         failure.message,

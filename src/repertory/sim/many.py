@@ -162,8 +162,10 @@ def run_job(job: Job, goes_on: Callable[[float, int], bool] = lambda at_s, reque
         writer = RunWriter(stack.enter_context(job.run_path.open("wb")), header)
         sink = HashSink()
         if job.log_path is not None:
-            settings = POLICIES[scenario.policy].settings
-            sink = LogSink(stack.enter_context(job.log_path.open("wb")), settings)
+            settings, believed = POLICIES[scenario.policy].settings, fleet.name
+            if scenario.served is not None and scenario.policy == "repertory":
+                settings, believed = scenario.served.settings, ""
+            sink = LogSink(stack.enter_context(job.log_path.open("wb")), settings, believed)
         arrivals = job.workload.arrivals(scenario.seed)
         try:
             played = play(scenario, arrivals, writer.add, sink, goes_on)

@@ -1,8 +1,9 @@
 """One workload on one fleet under one policy: from arrivals to what became of each."""
 
 from collections.abc import Callable, Container, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from repertory.core.controller import Controller
 from repertory.domain.decisions import Decision
 from repertory.domain.errors import ConfigError
 from repertory.domain.events import Arrived, Event, WorkerLost, WorkerUp, order
@@ -10,8 +11,9 @@ from repertory.domain.fleets import Fleet
 from repertory.domain.requests import PRIORITIES, Outcome, OutcomeKind, Request
 from repertory.domain.specs import ModelSpec
 from repertory.domain.workloads import Arrival, Ending, RequestRecord
-from repertory.sim.driver import Fate, Simulation
+from repertory.sim.driver import Brain, Fate, Simulation
 from repertory.sim.policies import Means, brain_of
+from repertory.sim.served import Served
 from repertory.sim.world import Read, World
 
 __all__ = ["MOST_OUTPUT_TOKENS", "Played", "Scenario", "play"]
@@ -37,6 +39,9 @@ class Scenario:
     jitter: float = 0.0
     """How far moves' times scatter: the deviation of their logarithm."""
     read: Read = field(default_factory=dict)
+    served: Served | None = None
+    """The fleet is a server of ours, and this is what it began with.  Its requests say how long
+    their answers are, as those of `repertory bench` do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +72,9 @@ def play(
     `goes_on` is asked now and then, with the simulated time and the requests that have come.
     """
     world = World(scenario.fleet, scenario.seed, scenario.jitter, scenario.read)
-    feed = _Feed(scenario.fleet, tell)
-    brain = brain_of(scenario.policy, Means(record, world.profile, scenario.fleet))
+    front_ns = round(scenario.fleet.front_s * 1e9)
+    feed = _Feed(scenario.fleet, tell, front_ns, says_lengths=scenario.served is not None)
+    brain = _brain(scenario, Means(record, world.profile, scenario.fleet))
     simulation = Simulation(
         brain,
         world.workers(),
@@ -77,8 +83,11 @@ def play(
             simulation.fates[outcome.request_id], at_ns, outcome
         ),
         worker=world.worker,
+        lag_ns=round(scenario.fleet.lag_s * 1e9),
     )
     simulation.start(scenario.fleet.models)
+    if scenario.served is not None and isinstance(brain, Controller):
+        simulation.tell(replace(one, at_ns=0) for one in scenario.served.profiled)
     events = _with_failures(feed.events(arrivals), world.failures())
     is_whole = simulation.run(events, lambda at_ns: goes_on(at_ns / 1e9, feed.count))
     feed.give_back(simulation.fates)
@@ -87,10 +96,27 @@ def play(
     return Played(is_whole, feed.count, feed.last_s, simulation.now_ns / 1e9)
 
 
+def _brain(scenario: Scenario, means: Means) -> Brain:
+    """Ours on a server of ours believes what that server did, with its settings."""
+    if scenario.served is not None and scenario.policy == "repertory":
+        return Controller(scenario.served.settings, means.record)
+    return brain_of(scenario.policy, means)
+
+
 class _Feed:
     """Makes requests of arrivals, and records of their ends."""
 
-    def __init__(self, fleet: Fleet, tell: Callable[[RequestRecord], None]) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        tell: Callable[[RequestRecord], None],
+        front_ns: int,
+        *,
+        says_lengths: bool,
+    ) -> None:
+        """`front_ns`: from a client to the brain, and from its answer to the client, together."""
+        self._front_ns = front_ns
+        self._says_lengths = says_lengths
         self._specs = {spec.name: spec for spec in fleet.models}
         self._tell = tell
         self.arrivals: dict[str, Arrival] = {}
@@ -115,7 +141,10 @@ class _Feed:
                 self._tell(_too_long(name, arrival, spec))
                 continue
             self.arrivals[name] = arrival
-            yield Arrived(round(arrival.at_s * 1e9), _request(name, arrival, spec))
+            request = _request(name, arrival, spec)
+            if self._says_lengths:
+                request = replace(request, max_tokens=arrival.output_tokens)
+            yield Arrived(round(arrival.at_s * 1e9), request)
 
     def give_back(self, come: Container[str]) -> None:
         """The next that would have come is not of the run."""
@@ -143,8 +172,8 @@ class _Feed:
             output_tokens=arrival.output_tokens if is_done else fate.made_tokens,
             ending=ending,
             started_s=_seconds(fate.started_ns),
-            first_token_s=_seconds(fate.first_ns),
-            finished_s=_seconds(at_ns),
+            first_token_s=_seconds(fate.first_ns, self._front_ns),
+            finished_s=_seconds(at_ns, self._front_ns),
             longest_gap_s=_seconds(fate.gap_ns or None),
             status=200 if is_done else _status(outcome),
             message=outcome.message if outcome is not None else "the run ended before it did",
@@ -154,8 +183,8 @@ class _Feed:
         )
 
 
-def _seconds(at_ns: int | None) -> float | None:
-    return None if at_ns is None else at_ns / 1e9
+def _seconds(at_ns: int | None, more_ns: int = 0) -> float | None:
+    return None if at_ns is None else (at_ns + more_ns) / 1e9
 
 
 def _request(name: str, arrival: Arrival, spec: ModelSpec) -> Request:

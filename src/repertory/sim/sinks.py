@@ -46,10 +46,10 @@ class HashSink:
 class LogSink(HashSink):
     """The decision log as the server writes it, for `repertory why` and reports; and its hash."""
 
-    def __init__(self, file: BinaryIO, settings: Settings) -> None:
+    def __init__(self, file: BinaryIO, settings: Settings, fleet: str = "") -> None:
         super().__init__()
         self._file = file
-        file.write(encode_header(Header(__version__, settings, 1)))
+        file.write(encode_header(Header(__version__, settings, 1, fleet=fleet)))
 
     def _keep(self, block: bytes) -> None:
         self._file.write(block)

@@ -1,0 +1,124 @@
+"""Two models side by side on two cores, as our worker steps them, against figures by hand."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from repertory.domain.actions import Activate, Load, Resize
+from repertory.domain.ladder import Rung
+from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, Placement
+from repertory.engines.fake import llama_like
+from repertory.engines.node_model import Job, NodeModel, Output, TransitionEnd
+from repertory.engines.step_loop import ONE_CORE
+from repertory.perf.profiles import Profile, StepLaw, prior_profile, straight
+from repertory.policy.share import StepKind
+from worlds import GIB, model
+
+NODE = llama_like([DeviceSpec("dev0", 8 * GIB, cores=2)])
+HERE = Placement(("dev0",))
+STEP_S = 0.01
+
+
+def even(spec: ModelSpec, device: DeviceSpec) -> Profile:
+    """Every step takes 10 ms, whatever it computes."""
+    known = prior_profile(spec, device)
+    law = StepLaw(straight(STEP_S, 0.0))
+    laws = dict.fromkeys(known.decode, law)
+    return replace(known, prefill=laws, decode=laws)
+
+
+def serving(names: str) -> tuple[NodeModel, int]:
+    worker, at_ns = NodeModel(NODE, even, width=2), 0
+    numbers: Iterator[int] = iter(range(100))
+    for name in names:
+        spec = model(name, GIB // 4)
+        for action in (
+            Load(next(numbers), name, name, NODE.id, HERE, Rung.DISK),
+            Activate(next(numbers), name, name, NODE.id, KvShape(4, 2048)),
+        ):
+            worker.transit(at_ns, action, spec)
+            at_ns = worker.next_at_ns or at_ns
+            worker.advance(at_ns)
+    return worker, at_ns
+
+
+def ends(worker: NodeModel, began_ns: int) -> dict[str, float]:
+    """When each generation ends, in steps of 10 ms since then."""
+    found = {}
+    while (at_ns := worker.next_at_ns) is not None:
+        for one in worker.advance(at_ns):
+            if isinstance(one, Output) and one.is_last:
+                found[one.generation_id] = (one.at_ns - began_ns) / 1e9 / STEP_S
+    return found
+
+
+def test_one_alone_has_both_cores() -> None:
+    worker, now_ns = serving("ab")
+    worker.submit(now_ns, "a", Job("g", 10, 11))
+    assert ends(worker, now_ns)["g"] == pytest.approx(11.0)
+
+
+def test_two_side_by_side_are_slower_each_and_done_before_turns_would_be() -> None:
+    worker, now_ns = serving("ab")
+    for name in "ab":
+        worker.submit(now_ns, name, Job(name, 10, 11))
+    took = ONE_CORE[StepKind.PREFILL] + 10 * ONE_CORE[StepKind.DECODE]
+    assert ends(worker, now_ns) == {"a": pytest.approx(took), "b": pytest.approx(took)}
+    assert took < 22.0
+
+
+def test_a_third_waits_for_a_turn_and_nobody_starves() -> None:
+    worker, now_ns = serving("abc")
+    for name in "abc":
+        worker.submit(now_ns, name, Job(name, 10, 41))
+    found = ends(worker, now_ns)
+    assert len(found) == 3
+    assert max(found.values()) < 3 * 41.0
+    assert min(found.values()) > 41.0 * ONE_CORE[StepKind.DECODE]
+
+
+def test_each_has_its_part_of_the_devices_time() -> None:
+    """Two share ten seconds by five each, not ten each."""
+    worker, now_ns = serving("ab")
+    for name in "ab":
+        worker.submit(now_ns, name, Job(name, 10, 41))
+    end_s = max(ends(worker, now_ns).values()) * STEP_S
+    assert sum(worker.step_seconds().values()) == pytest.approx(end_s, rel=0.05)
+
+
+def test_a_load_begins_between_two_steps_and_leaves_one_core_to_steps() -> None:
+    worker, now_ns = serving("ab")
+    worker.submit(now_ns, "a", Job("g", 10, 400))
+    worker.advance(now_ns + 25_000_000)
+    began_ns = now_ns + 25_000_000
+    load = Load(50, "c", "c", NODE.id, HERE, Rung.DISK)
+    worker.transit(began_ns, load, model("c", GIB // 4))
+    (end,) = moves(worker)
+    assert end.at_ns - began_ns == end.took_ns + 5_000_000, "its wait is no part of what it took"
+    worker.catch_up(end.at_ns)
+    steps = worker.produced("g") - 2
+    assert steps == pytest.approx(end.took_ns / 1e9 / STEP_S / ONE_CORE[StepKind.DECODE], abs=1.5)
+
+
+def test_a_resize_moves_cells_between_two_steps_of_its_replica() -> None:
+    worker, now_ns = serving("ab")
+    worker.submit(now_ns, "a", Job("g", 10, 400))
+    worker.advance(now_ns + 25_000_000)
+    began_ns = now_ns + 25_000_000
+    resize = Resize(50, "a", "a", NODE.id, KvShape(8, 2048))
+    worker.transit(began_ns, resize, model("a", GIB // 4))
+    (end,) = moves(worker)
+    assert end.at_ns - began_ns == end.took_ns
+    worker.catch_up(end.at_ns)
+    before = worker.produced("g")
+    worker.catch_up(end.at_ns + round(STEP_S * 1e9) - 1)
+    assert worker.produced("g") == before, "a whole step begins where it ended"
+
+
+def moves(worker: NodeModel) -> list[TransitionEnd]:
+    while (at_ns := worker.next_at_ns) is not None:
+        found = [one for one in worker.advance(at_ns) if isinstance(one, TransitionEnd)]
+        if found:
+            return found
+    return []
