@@ -6,6 +6,7 @@ from bench.serve.run import Scenes, main
 from bench.sim.forecast import forecast
 from bench.sim.growth import growth
 from bench.sim.loads import loads
+from bench.sim.lru import lru
 from bench.sim.speed import speed
 from bench.sim.steps import steps
 from bench.sim.truth import truth
@@ -16,6 +17,7 @@ SCENES: Scenes = {
     "truth": truth,
     "loads": loads,
     "steps": steps,
+    "lru": lru,
     "forecast": forecast,
 }
 

@@ -61,14 +61,17 @@ def play(
     tell: Callable[[RequestRecord], None],
     record: Callable[[Decision], None] = lambda _: None,
     goes_on: GoesOn = lambda at_s, requests: True,
+    again: Callable[[], Iterable[Arrival]] | None = None,
 ) -> Played:
     """`tell` gets every request once, when it has ended; those without an end at last, as lost.
 
     `goes_on` is asked now and then, with the simulated time and the requests that have come.
+    `again` opens the same arrivals once more: some policies know of them beforehand.
     """
     world = World(scenario.fleet, scenario.seed, scenario.jitter, scenario.read)
     feed = _Feed(scenario.fleet, tell)
-    brain = brain_of(scenario.policy, Means(record, world.profile, scenario.fleet))
+    means = Means(record, world.profile, scenario.fleet, again)
+    brain = brain_of(scenario.policy, means)
     simulation = Simulation(
         brain,
         world.workers(),

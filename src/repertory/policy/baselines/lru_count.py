@@ -6,6 +6,8 @@ and never a busy one.  Each child has a fixed number of slots (`-np`); requests 
 inside of it, first come first served.
 """
 
+from collections.abc import Mapping
+
 from repertory.domain.requests import Request
 from repertory.policy.baselines.stage import Bring, Dismiss, Move, Stage, full_slots, need_bytes
 
@@ -21,7 +23,7 @@ class LruCount:
     name = "lru-count"
     keeps_in_host = False
 
-    def __init__(self, most: int = 4, slots: int = 4) -> None:
+    def __init__(self, most: int | Mapping[str, int] = 4, slots: int = 4) -> None:
         """`most` per node: `--models-max`, 4 unless told; `slots`: `-np`, 4 unless told."""
         self.most = most
         self.slots = slots
@@ -32,7 +34,7 @@ class LruCount:
             return []
         nodes = sorted({seat.node_id for seat in stage.seats.values()})
         up = {node: [one for one in stage.copies if one.node_id == node] for node in nodes}
-        spare = [node for node in nodes if len(up[node]) < self.most]
+        spare = [node for node in nodes if len(up[node]) < self._most(node)]
         if spare:  # 2
             node = min(spare, key=lambda one: (len(up[one]), one))
             spec = missing[0].spec
@@ -40,7 +42,7 @@ class LruCount:
             group = min(there, key=lambda one: (-one.free_bytes, one.id))
             kv = full_slots(spec, self.slots, group.free_bytes)
             if need_bytes(spec, kv) <= group.free_bytes:
-                why = f"{len(up[node])} of {self.most} run"
+                why = f"{len(up[node])} of {self._most(node)} run"
                 return [Bring(spec.name, group.devices, kv, why)]
         leaving = sum(one.is_leaving for one in stage.copies)
         idle = sorted((one.used_ns, one.id) for one in stage.copies if one.is_idle)
@@ -52,3 +54,6 @@ class LruCount:
 
     def refuses(self, stage: Stage, request: Request) -> str | None:
         return None
+
+    def _most(self, node_id: str) -> int:
+        return self.most if isinstance(self.most, int) else self.most.get(node_id, 1)
