@@ -1,4 +1,4 @@
-"""How fast the simulator is, how it grows, how true it is; times of loads and steps; forecasts."""
+"""How fast the simulator is, how it grows, how true it is; policies."""
 
 import sys
 
@@ -7,6 +7,7 @@ from bench.sim.forecast import forecast
 from bench.sim.growth import growth
 from bench.sim.loads import loads
 from bench.sim.lru import lru
+from bench.sim.policies import policies
 from bench.sim.speed import speed
 from bench.sim.steps import steps
 from bench.sim.truth import truth
@@ -18,6 +19,7 @@ SCENES: Scenes = {
     "loads": loads,
     "steps": steps,
     "lru": lru,
+    "policies": policies,
     "forecast": forecast,
 }
 

@@ -18,6 +18,7 @@ from repertory.domain.ladder import Rung
 from repertory.domain.specs import DeviceSpec, ModelSpec, WeightsForm
 from repertory.domain.workloads import Arrival
 from repertory.perf.bytes import kv_bytes
+from repertory.perf.profiles import Profile
 from repertory.policy.baselines.lru_count import LruCount
 from repertory.policy.baselines.ollama import Ollama
 from repertory.policy.baselines.oracle import Oracle
@@ -62,8 +63,10 @@ class Knowledge:
         again: Callable[[], Iterable[Arrival]] | None,
     ) -> None:
         self.fleet = fleet
-        self._profile = profile
+        self._profile_of = profile
         self._again = again
+        self._profiles: dict[tuple[str, str], Profile] = {}
+        self._loads_s: dict[tuple[str, str, Rung], float] = {}
 
     @property
     def slots(self) -> int:
@@ -116,10 +119,14 @@ class Knowledge:
 
     def load_s(self, spec: ModelSpec, device: DeviceSpec, source: Rung) -> float:
         """Until it is open with all of its slots, where another goes first."""
-        profile = self._profile(spec, device)
-        opening_s = profile.activate.seconds(kv_bytes(spec, full_slots(spec, self.slots)))
-        leaving_s = profile.deactivate_s + profile.unload_s
-        return leaving_s + profile.load_s(_PLAIN, source, spec.weights_bytes) + opening_s
+        found = self._loads_s.get((spec.name, device.id, source))
+        if found is None:
+            profile = self._profile(spec, device)
+            found = profile.deactivate_s + profile.unload_s
+            found += profile.load_s(_PLAIN, source, spec.weights_bytes)
+            found += profile.activate.seconds(kv_bytes(spec, full_slots(spec, self.slots)))
+            self._loads_s[spec.name, device.id, source] = found
+        return found
 
     def switch_s(self, spec: ModelSpec, device: DeviceSpec) -> float:
         return self.load_s(spec, device, Rung.HOST)
@@ -135,8 +142,19 @@ class Knowledge:
         prompt_s = self._profile(spec, device).prefill_s(_PLAIN, habit.prompt_tokens)
         return prompt_s + habit.output_tokens * self.step_s(spec, device, batch) / batch
 
+    def load(self, spec: ModelSpec, device: DeviceSpec) -> float:
+        """Devices that a model keeps busy, on average."""
+        rate_per_s = self._habit(spec).rate_per_s
+        return rate_per_s * self.work_s(spec, device) * spec.devices_per_replica
+
     def _habit(self, spec: ModelSpec) -> Habit:
         return self.habits.get(spec.name, _UNSEEN)
+
+    def _profile(self, spec: ModelSpec, device: DeviceSpec) -> Profile:
+        found = self._profiles.get((spec.name, device.id))
+        if found is None:
+            found = self._profiles[spec.name, device.id] = self._profile_of(spec, device)
+        return found
 
     def _arrivals(self) -> Iterable[Arrival]:
         if self._again is None:
@@ -152,6 +170,6 @@ RULES: Mapping[str, RuleOf] = {
     "static": lambda known: Static(known.rates_per_s, known.slots),
     "reactive": lambda known: Reactive(known.load_s, known.slots),
     "sharing": lambda known: Sharing(known.rates_per_s, known.work_s, known.slots),
-    "token-level": lambda known: TokenLevel(known.step_s, known.switch_s, known.slots),
+    "token-level": lambda known: TokenLevel(known.step_s, known.switch_s, known.slots, known.load),
     "oracle": lambda known: Oracle(known.times_ns, known.load_s, known.slots),
 }

@@ -22,6 +22,7 @@ class LruCount:
 
     name = "lru-count"
     keeps_in_host = False
+    minds_tokens = False
 
     def __init__(self, most: int | Mapping[str, int] = 4, slots: int = 4) -> None:
         """`most` per node: `--models-max`, 4 unless told; `slots`: `-np`, 4 unless told."""
@@ -34,12 +35,17 @@ class LruCount:
             return []
         nodes = sorted({seat.node_id for seat in stage.seats.values()})
         up = {node: [one for one in stage.copies if one.node_id == node] for node in nodes}
-        spare = [node for node in nodes if len(up[node]) < self._most(node)]
+        spec = missing[0].spec
+        spare = [
+            group
+            for group in stage.groups(spec)
+            if len(up[group.node_id]) < self._most(group.node_id)
+        ]
         if spare:  # 2
-            node = min(spare, key=lambda one: (len(up[one]), one))
-            spec = missing[0].spec
-            there = [one for one in stage.groups(spec) if one.node_id == node]
-            group = min(there, key=lambda one: (-one.free_bytes, one.id))
+            group = min(
+                spare, key=lambda one: (len(up[one.node_id]), one.node_id, -one.free_bytes, one.id)
+            )
+            node = group.node_id
             kv = full_slots(spec, self.slots, group.free_bytes)
             if need_bytes(spec, kv) <= group.free_bytes:
                 why = f"{len(up[node])} of {self._most(node)} run"

@@ -27,6 +27,7 @@ class Sharing:
 
     name = "sharing"
     keeps_in_host = False
+    minds_tokens = False
 
     def __init__(self, rates_per_s: Mapping[str, float], work_s: WorkSeconds, slots: int) -> None:
         """`work_s`: seconds of a device per request, in a full batch."""
