@@ -7,7 +7,7 @@ from bench.sim.forecast import forecast
 from bench.sim.growth import growth
 from bench.sim.loads import loads
 from bench.sim.lru import lru
-from bench.sim.policies import policies
+from bench.sim.policies import devices_needed, load_curves, policies
 from bench.sim.speed import speed
 from bench.sim.steps import steps
 from bench.sim.truth import truth
@@ -20,6 +20,8 @@ SCENES: Scenes = {
     "steps": steps,
     "lru": lru,
     "policies": policies,
+    "curves": load_curves,
+    "needs": devices_needed,
     "forecast": forecast,
 }
 

@@ -63,13 +63,13 @@ STANDS = {
     for one in (
         Stand("sg-20", 12.0, 8, 7),
         Stand("az-w-1", 8.0, 8, 0),
-        Stand("az23", 7.0, 8),
-        Stand("mux-16", 6.0, 8, 0),
+        Stand("az23", 3.5, 8),
+        Stand("mux-16", 4.0, 8, 0),
         Stand("tail-100", 10.0, 8, 0),
-        Stand("week", 3.0, 4, 1),
+        Stand("week", 3.0, 8, 1),
     )
 }
-"""Rates at which 8 (4) GPUs are busy and not drowned: the load curves tell of more and of less."""
+"""Rates at which 8 GPUs are busy and not drowned: the load curves tell of more and of less."""
 
 
 @dataclass(frozen=True, slots=True)

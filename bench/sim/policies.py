@@ -2,24 +2,29 @@
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from multiprocessing import get_context
 from statistics import mean
+from typing import TypeVar
 
 from bench.checks import Check
 from bench.serve.run import Run
 from bench.sim.contest import POLICIES, SLO, STANDS, Case, Figures, played
 from bench.sim.data import DATA
 
-__all__ = ["policies"]
+__all__ = ["devices_needed", "load_curves", "policies"]
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 
 SEEDS = 3
 REQUESTS = 4_000
-"""In the table, per run; the load curve plays the same time, so many times its factor."""
+"""In the table, per run."""
+CURVE_REQUESTS = 3_000
+"""At the usual rate; other factors play the same time, so many times as many."""
 CURVES = ("sg-20", "mux-16")
-CURVE_SEEDS = 2
 FACTORS = (0.25, 0.5, 1.0, 1.5, 2.0)
 NEEDS_SHARE = 0.99
 """Of the requests, that a fleet must answer within both limits."""
@@ -28,24 +33,37 @@ SIZES = range(4, 132, 4)
 
 
 def policies(run: Run) -> list[Check]:
-    if not DATA.is_dir():
-        sys.exit(f"no traces in {DATA}: name their folder in REPERTORY_DATA")
-    context = get_context("spawn")
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context) as pool:
-        run.say(f"simulated; SLO {SLO}")
-        table = _flat(pool.map(_together, _table_cases()))
-        for recipe in STANDS:
-            run.say(f"{recipe}\n" + "\n".join(_table(table, recipe)))
-        curves = _flat(pool.map(_together, _curve_cases()))
-        for recipe in CURVES:
-            run.say(f"{recipe}, goodput to oracle's\n" + "\n".join(_curve(curves, recipe)))
-        needs = list(pool.map(_devices_needed, [(r, p) for r in CURVES for p in POLICIES]))
-        for recipe, policy, devices in needs:
-            run.say(f"{recipe}, {policy}: {devices or f'over {SIZES[-1]}'} devices")
-    run.keep("policies", [asdict(one) for one in table])
-    run.keep("policies, load curves", [asdict(one) for one in curves])
+    found = _flat(_mapped(run, _together, _table_cases()))
+    for recipe in STANDS:
+        run.say(f"{recipe}\n" + "\n".join(_table(found, recipe)))
+    run.keep("policies", [asdict(one) for one in found])
+    return []
+
+
+def load_curves(run: Run) -> list[Check]:
+    found = _flat(_mapped(run, _together, _curve_cases()))
+    for recipe in CURVES:
+        run.say(f"{recipe}, goodput to oracle's\n" + "\n".join(_curve(found, recipe)))
+    run.keep("policies, load curves", [asdict(one) for one in found])
+    return []
+
+
+def devices_needed(run: Run) -> list[Check]:
+    wanted = [(recipe, policy) for policy in POLICIES for recipe in CURVES]
+    needs = list(_mapped(run, _devices_needed, wanted))
+    for recipe, policy, devices in sorted(needs, key=lambda one: one[0]):
+        run.say(f"{recipe}, {policy}: {devices or f'over {SIZES[-1]}'} devices")
     run.keep("policies, devices needed", needs)
     return []
+
+
+def _mapped(run: Run, what: Callable[[_In], _Out], of: Sequence[_In]) -> list[_Out]:
+    """In as many processes as there are cores; in order."""
+    if not DATA.is_dir():
+        sys.exit(f"no traces in {DATA}: name their folder in REPERTORY_DATA")
+    run.say(f"simulated; SLO {SLO}")
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
+        return list(pool.map(what, of))
 
 
 def _table_cases() -> list[list[Case]]:
@@ -59,10 +77,9 @@ def _table_cases() -> list[list[Case]]:
 
 def _curve_cases() -> list[list[Case]]:
     return [
-        [Case(STANDS[recipe], policy, seed, REQUESTS, factor) for policy in POLICIES]
+        [Case(STANDS[recipe], policy, 0, CURVE_REQUESTS, factor) for policy in POLICIES]
         for recipe in CURVES
         for factor in reversed(FACTORS)
-        for seed in range(CURVE_SEEDS)
     ]
 
 
@@ -77,7 +94,7 @@ def _flat(found: Iterable[list[Figures]]) -> list[Figures]:
 def _devices_needed(wanted: tuple[str, str]) -> tuple[str, str, int | None]:
     """The least size that is enough, if more devices are never worse; None: the largest is not."""
     recipe, policy = wanted
-    case = Case(STANDS[recipe], policy, 0, REQUESTS)
+    case = Case(STANDS[recipe], policy, 0, CURVE_REQUESTS)
 
     def is_enough(at: int) -> bool:
         return played(replace(case, devices=SIZES[at])).met_share >= NEEDS_SHARE

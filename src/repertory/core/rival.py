@@ -5,7 +5,7 @@ It plays in simulations only, and takes the events that those send.  One step:
 2. what runs nowhere any more goes down, edge by edge;
 3. requests go to free slots, per model first come first served;
 4. the rule is asked, and what it wants is begun; then again, until it wants nothing.  Most rules
-   are not asked where nothing was decided: at a first token, and when a request found a slot.
+   are not asked where there is nothing to mend: at a first token, and when a request found a slot.
 A worker that dies takes what ran there with it, as it does in those systems.
 """
 
