@@ -20,10 +20,8 @@ _In = TypeVar("_In")
 _Out = TypeVar("_Out")
 
 SEEDS = 3
-REQUESTS = 4_000
-"""In the table, per run."""
-CURVE_REQUESTS = 3_000
-"""At the usual rate; other factors play the same time, so many times as many."""
+REQUESTS = 3_000
+"""Per run at the usual rate; other factors play the same time, so many times as many."""
 CURVES = ("sg-20", "mux-16")
 FACTORS = (0.25, 0.5, 1.0, 1.5, 2.0)
 NEEDS_SHARE = 0.99
@@ -77,7 +75,7 @@ def _table_cases() -> list[list[Case]]:
 
 def _curve_cases() -> list[list[Case]]:
     return [
-        [Case(STANDS[recipe], policy, 0, CURVE_REQUESTS, factor) for policy in POLICIES]
+        [Case(STANDS[recipe], policy, 0, REQUESTS, factor) for policy in POLICIES]
         for recipe in CURVES
         for factor in reversed(FACTORS)
     ]
@@ -94,7 +92,7 @@ def _flat(found: Iterable[list[Figures]]) -> list[Figures]:
 def _devices_needed(wanted: tuple[str, str]) -> tuple[str, str, int | None]:
     """The least size that is enough, if more devices are never worse; None: the largest is not."""
     recipe, policy = wanted
-    case = Case(STANDS[recipe], policy, 0, CURVE_REQUESTS)
+    case = Case(STANDS[recipe], policy, 0, REQUESTS)
 
     def is_enough(at: int) -> bool:
         return played(replace(case, devices=SIZES[at])).met_share >= NEEDS_SHARE

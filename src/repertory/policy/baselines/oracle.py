@@ -135,7 +135,7 @@ class Oracle:
         return Bring(part.name, group.devices, kv, why)
 
     def _free(self, stage: Stage, part: Part) -> Group | None:
-        """Room for all slots before room for one; the nearest weights first."""
+        """Room for all slots before room for one; the nearest weights first, then most room."""
         taken = {copy.placement.devices for copy in part.copies.values()}
         for kv in (full_slots(part.spec, self.slots), full_slots(part.spec, 1)):
             need = need_bytes(part.spec, kv)
@@ -145,7 +145,9 @@ class Oracle:
                 if one.devices not in taken and one.free_bytes >= need
             ]
             if fitting:
-                return min(fitting, key=lambda one: (self._load_s(part, one), one.id))
+                return min(
+                    fitting, key=lambda one: (self._load_s(part, one), -one.free_bytes, one.id)
+                )
         return None
 
     def _victims(self, stage: Stage, part: Part, group: Group, at_ns: int) -> list[Copy] | None:

@@ -31,8 +31,9 @@ LoadSeconds = Callable[[ModelSpec, DeviceSpec, Rung], float]
 class Reactive:
     """1. A model needs one more replica when more wait than its replicas on their way up will have
        slots for.
-    2. It starts where the estimated start is soonest; where room lacks, idle replicas go there
-       first, the least recently used first.  Busy ones never do.
+    2. It starts where the estimated start is soonest, of equal places where most memory is free;
+       where room lacks, idle replicas go there first, the least recently used first.  Busy ones
+       never do.
     3. What was idle for as long as its load from the disk takes goes, but stays in host memory.
     """
 
@@ -62,11 +63,11 @@ class Reactive:
         taken = {copy.placement.devices for copy in part.copies.values()}
         queues = self._queues_s(stage)
         ways = [
-            (self._start_s(stage, part, group, queues), group.id, group)
+            (self._start_s(stage, part, group, queues), -group.free_bytes, group.id, group)
             for group in stage.groups(part.spec)
             if group.devices not in taken
         ]
-        for start_s, _, group in sorted(ways, key=lambda way: way[:2]):  # 2
+        for start_s, _, _, group in sorted(ways, key=lambda way: way[:3]):  # 2
             if start_s == inf:
                 return []
             need = part.least_bytes
