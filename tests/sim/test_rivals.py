@@ -199,3 +199,17 @@ def test_every_policy_has_a_brain() -> None:
     world = World(chosen, 0, 0.0, {})
     for name in POLICIES:
         brain_of(name, Means(lambda _: None, world.profile, chosen, list))
+
+
+def test_what_is_on_its_way_up_comes_up_for_somebody_and_will_have_work() -> None:
+    """Our own brain: the next one goes to the device that is empty."""
+    arrivals = [Arrival(at * 0.01, f"m{at}", 64, 16) for at in range(2)]
+    _, log = played(Scenario(equals(["m0", "m1"], 2), "repertory"), arrivals)
+    assert len({one.placement.devices for one in loads(log)}) == 2
+
+
+@pytest.mark.parametrize("policy", ["oracle", "reactive", "lru-count", "static"])
+def test_of_equal_places_the_roomiest_is_taken(policy: str) -> None:
+    arrivals = [Arrival(at * 0.2, f"m{at}", 64, 16) for at in range(2)]
+    _, log = played(Scenario(equals(["m0", "m1"], 2), policy), arrivals)
+    assert len({one.placement.devices for one in loads(log)}) == 2
