@@ -59,6 +59,9 @@ class Readings:
 
 
 def lru(run: Run) -> list[Check]:
+    if not list(run.peers.glob("llama-server-*")):
+        run.say(f"lru is skipped: no llama-server in {run.peers}; `bash bench/peers.sh` builds it")
+        return []
     folder = str(folder_of(tuple(MODELS), run.root, run.say))
     flags = router_flags(folder, 1, 2)
     with llama_server(run.peer, run.log(), flags) as router:

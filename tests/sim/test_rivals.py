@@ -188,7 +188,7 @@ def test_habits_are_of_the_whole_workload() -> None:
 
 
 def test_children_are_counted_as_models_of_mean_size_that_fit() -> None:
-    """Two of 11 GiB, with all of their slots, to a device of 22 GiB."""
+    """A little over 11 GiB each with all of their slots: one to 22 GiB, three to 44."""
     chosen = fleet(machine("a", 1), machine("b", 2))
     known = Knowledge(chosen, World(chosen, 0, 0.0, {}).profile, list)
     assert known.most_children() == {"a": 1, "b": 3}

@@ -105,9 +105,12 @@ class Knowledge:
         return {name: habit.rate_per_s for name, habit in self.habits.items()}
 
     def most_children(self) -> dict[str, int]:
-        """By node: models of mean size that fit into the memory of its devices together."""
+        """By node: models of mean size, with the slots that an empty device has room for, that fit
+        into the memory of its devices together.
+        """
+        room = max((device.memory_bytes for device in self.fleet.devices), default=0)
         needs = [
-            need_bytes(spec, full_slots(spec, self.slots)) * spec.devices_per_replica
+            need_bytes(spec, full_slots(spec, self.slots, room)) * spec.devices_per_replica
             for spec in self.fleet.models
         ]
         mean = sum(needs) / max(1, len(needs))
