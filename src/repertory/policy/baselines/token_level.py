@@ -7,8 +7,9 @@ between two tokens that clients accept), `c` the cost of a switch, and `alpha = 
 q_max) + sum 1/n, 0.5)`, which keeps turns below `q_max`.  At the end of its turn what runs is
 stopped, its weights go to host memory, and the next model's come up.
 
-Not modelled: separate devices for prompts (a turn computes the prompts that wait, first come first
-served, and then decodes), weights fetched ahead of a turn, KV carried over (it is computed again).
+Not modelled: several homes of one model, separate devices for prompts (a turn computes the prompts
+that wait, first come first served, and then decodes), weights fetched ahead of a turn, KV carried
+over (it is computed again).
 """
 
 from collections.abc import Callable
