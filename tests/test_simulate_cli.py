@@ -60,6 +60,15 @@ def test_policies_and_seeds_each_write_a_run(files: Path, capsys: Output) -> Non
     assert len(run.records) == 60
 
 
+def test_the_rules_of_other_systems_play_the_same_workload(files: Path, capsys: Output) -> None:
+    names = "lru-count,ollama,static,reactive,sharing,token-level,oracle"
+    assert simulate("--json", "--policy", names) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert [one["policy"] for one in done] == names.split(",")
+    assert {one["summary"]["total"]["requests"] for one in done} == {60}
+    assert {one["summary"]["total"]["done"] for one in done} == {60}
+
+
 def test_the_log_is_the_servers_and_its_hash_is_the_same_without_it(
     files: Path, capsys: Output
 ) -> None:

@@ -1,4 +1,4 @@
-"""How fast the simulator is, how it grows, how true it is; times of loads and steps; forecasts."""
+"""How fast the simulator is, how it grows, how true it is; policies."""
 
 import sys
 
@@ -7,7 +7,9 @@ from bench.sim.forecast import forecast
 from bench.sim.growth import growth
 from bench.sim.live import live
 from bench.sim.loads import loads
+from bench.sim.lru import lru
 from bench.sim.parity import parity
+from bench.sim.policies import devices_needed, load_curves, policies
 from bench.sim.speed import speed
 from bench.sim.steps import steps
 from bench.sim.truth import truth
@@ -20,6 +22,10 @@ SCENES: Scenes = {
     "live": live,
     "loads": loads,
     "steps": steps,
+    "lru": lru,
+    "policies": policies,
+    "curves": load_curves,
+    "needs": devices_needed,
     "forecast": forecast,
 }
 

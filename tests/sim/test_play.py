@@ -50,7 +50,8 @@ def played(
     scenario: Scenario, arrivals: Sequence[Arrival]
 ) -> tuple[Played, list[RequestRecord], HashSink]:
     records, sink = list[RequestRecord](), HashSink()
-    return play(scenario, arrivals, records.append, sink), records, sink
+    result = play(scenario, arrivals, records.append, sink, again=lambda: arrivals)
+    return result, records, sink
 
 
 FLEETS = {
@@ -85,13 +86,13 @@ def test_every_request_has_one_end_and_times_in_order(
             assert one.output_tokens == arrivals[int(one.request_id[1:]) - 1].output_tokens
 
 
-@given(drawn=ARRIVALS, name=st.sampled_from(sorted(FLEETS)))
+@given(drawn=ARRIVALS, name=st.sampled_from(sorted(FLEETS)), policy=st.sampled_from(list(POLICIES)))
 @settings(max_examples=25, deadline=None)
 def test_memory_is_never_over_budget(
-    drawn: list[tuple[float, int, int, int, str, float | None]], name: str
+    drawn: list[tuple[float, int, int, int, str, float | None]], name: str, policy: str
 ) -> None:
     """By the workers' own account, after every step of the brain."""
-    chosen = FLEETS[name]
+    chosen, arrivals = FLEETS[name], arrivals_from(drawn)
     world = World(chosen, 0, 0.0, {})
     workers = world.workers()
 
@@ -104,12 +105,12 @@ def test_memory_is_never_over_budget(
         workers.append(world.worker(node))  # type: ignore[arg-type]  # as the simulation gives it
         return workers[-1]
 
-    brain = brain_of("repertory", Means(record, world.profile, chosen))
+    brain = brain_of(policy, Means(record, world.profile, chosen, lambda: arrivals))
     simulation = Simulation(brain, workers, worker=again)
     simulation.start(chosen.models)
     simulation.run(
         Arrived(round(one.at_s * 1e9), Request(f"r{at}", one.model, one.prompt_tokens, 300))
-        for at, one in enumerate(arrivals_from(drawn))
+        for at, one in enumerate(arrivals)
         if one.prompt_tokens <= 3000
     )
 

@@ -46,7 +46,7 @@ def _work_s(state: State, step: Step, model: ModelState, site: Site) -> float:
     1. Repacked weights load slower and compute faster (worker.md, Memory): counting the work
        beside the switch lets the least harm choose.
     2. A device that others keep busy is shared: each second of work takes as many as there are
-       replicas with work.
+       replicas with work.  What is on its way up comes up for somebody, and will have work.
     3. What comes up before anybody asks, for an operator or by a forecast, comes up for somebody:
        one request, at least.
     """
@@ -62,8 +62,10 @@ def _work_s(state: State, step: Step, model: ModelState, site: Site) -> float:
     devices = set(site.placement.devices)
     sharing = sum(
         1
-        for one in state.busy.values()
-        if one.model != spec.name and not devices.isdisjoint(one.placement.devices)
+        for one in state.on_devices.values()
+        if (one.running or one.transition is not None)
+        and one.model != spec.name
+        and not devices.isdisjoint(one.placement.devices)
     )
     return work_s * (1 + sharing)
 

@@ -8,7 +8,10 @@ __all__ = ["Holdings"]
 
 
 class Holdings:
-    """Keeps `Seat.free_bytes` and `Part.asleep` true."""
+    """Keeps `Seat.free_bytes` and `Part.asleep` true.
+
+    What sleepers keep of a device counts as free: they go for good where it is wanted.
+    """
 
     def __init__(self, stage: Stage, keeps_in_host: bool) -> None:
         self._stage = stage
@@ -16,16 +19,15 @@ class Holdings:
         self._nodes: dict[str, NodeSpec] = {}
         self._host_bytes: dict[str, int] = {}
         """Free, by node."""
-        self._held: dict[str, int] = {}
-        """On each of its devices, by replica."""
         self._to_bed: dict[tuple[str, str], str] = {}
         """By model and node: the replica that is on its way to sleep."""
 
     def check(self) -> None:
-        """What is free, what is held and what sleepers keep is all there is."""
+        """What is free and what is held is all there is, and sleepers find room in what is free."""
         for seat in self._stage.seats.values():
-            here = [one for one in self._stage.copies if seat.id in one.placement.devices]
-            held = sum(self._held[copy.id] for copy in here)
+            here = {one.id: one for one in self._stage.copies if seat.id in one.placement.devices}
+            assert here == self._stage.held.get(seat.id, {}), seat.id
+            held = sum(copy.held_bytes for copy in here.values())
             sleepers = [
                 sleeper
                 for part in self._stage.parts.values()
@@ -33,9 +35,8 @@ class Holdings:
                 if seat.id in sleeper.placement.devices
             ]
             residue = self._nodes[seat.node_id].capabilities.asleep_residue_bytes
-            taken = held + residue * len(sleepers)
-            assert taken + seat.free_bytes == seat.spec.memory_bytes, seat.id
-            assert seat.free_bytes >= 0, seat.id
+            assert held + seat.free_bytes == seat.spec.memory_bytes, seat.id
+            assert seat.free_bytes >= residue * len(sleepers), seat.id
         assert all(size >= 0 for size in self._host_bytes.values())
 
     def add_node(self, node: NodeSpec) -> None:
@@ -43,6 +44,7 @@ class Holdings:
         self._host_bytes[node.id] = node.host_memory_bytes
         for device in node.devices:
             self._stage.seats[device.id] = Seat(device, node.id, device.memory_bytes)
+        self._stage.rearranged()
 
     def lose_node(self, node_id: str) -> list[Copy]:
         """What was there, sleepers but for."""
@@ -50,36 +52,57 @@ class Holdings:
         del self._host_bytes[node_id]
         for device in node.devices:
             del self._stage.seats[device.id]
+            self._stage.held.pop(device.id, None)
+        self._stage.rearranged()
         lost = [copy for copy in self._stage.copies if copy.node_id == node_id]
         for copy in lost:
             del self._stage.parts[copy.model].copies[copy.id]
-            del self._held[copy.id]
             self._to_bed.pop((copy.model, node_id), None)
         for part in self._stage.parts.values():
             part.asleep.pop(node_id, None)
         return lost
 
-    def hold(self, copy: Copy, size_bytes: int) -> None:
-        """On each of its devices; what does not fit is the rule's mistake."""
+    def hold(self, copy: Copy, size_bytes: int) -> list[Copy]:
+        """On each of its devices; what does not fit is the rule's mistake.  Returns the sleepers
+        that were in the way, and sleep there no more: those who have slept longest.
+        """
+        dropped: list[Copy] = []
         for device in copy.placement.devices:
             seat = self._stage.seats[device]
             assert size_bytes <= seat.free_bytes, (
                 f"{copy.id} takes {size_bytes} of {seat.free_bytes} free bytes of {device}"
             )
             seat.free_bytes -= size_bytes
-        self._held[copy.id] = size_bytes
+            self._stage.held.setdefault(device, {})[copy.id] = copy
+            dropped += self._squeezed(seat)
+        copy.held_bytes = size_bytes
+        self._stage.layout += 1
+        return dropped
+
+    def _squeezed(self, seat: Seat) -> list[Copy]:
+        """Sleepers whose residues are more than what is free of their device."""
+        residue = self._nodes[seat.node_id].capabilities.asleep_residue_bytes
+        if not residue:
+            return []
+        there = [
+            part
+            for part in self._sleeping(seat.node_id)
+            if seat.id in part.asleep[seat.node_id].placement.devices
+        ]
+        found = [self.wake(part, seat.node_id) for part in there[: _excess(there, seat, residue)]]
+        return [one for one in found if one is not None]
 
     def let_go(self, part: Part, copy: Copy, *, is_asleep: bool) -> None:
-        """It is up no more; a sleeper keeps a residue."""
-        residue = 0
+        """It is up no more."""
         if is_asleep:
-            residue = self._nodes[copy.node_id].capabilities.asleep_residue_bytes
             copy.rung, copy.is_leaving = Rung.HOST, False
             del self._to_bed[copy.model, copy.node_id]
             part.asleep[copy.node_id] = copy
-        held = self._held.pop(copy.id)
         for device in copy.placement.devices:
-            self._stage.seats[device].free_bytes += held - residue
+            self._stage.seats[device].free_bytes += copy.held_bytes
+            del self._stage.held[device][copy.id]
+        copy.held_bytes = 0
+        self._stage.layout += 1
         del part.copies[copy.id]
 
     def make_bed(self, copy: Copy) -> tuple[bool, list[Copy]]:
@@ -118,11 +141,13 @@ class Holdings:
         capabilities = self._nodes[node_id].capabilities
         if not capabilities.host_is_page_cache:
             self._host_bytes[node_id] += part.spec.weights_bytes
-        for device in sleeper.placement.devices:
-            self._stage.seats[device].free_bytes += capabilities.asleep_residue_bytes
         return sleeper
 
     def _sleeping(self, node_id: str) -> list[Part]:
         """Who has slept longest first."""
         found = [part for part in self._stage.parts.values() if node_id in part.asleep]
         return sorted(found, key=lambda part: (part.asleep[node_id].used_ns, part.name))
+
+
+def _excess(sleeping: list[Part], seat: Seat, residue: int) -> int:
+    return max(0, len(sleeping) - seat.free_bytes // residue)

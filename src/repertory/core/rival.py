@@ -4,7 +4,8 @@ It plays in simulations only, and takes the events that those send.  One step:
 1. take the event in;
 2. what runs nowhere any more goes down, edge by edge;
 3. requests go to free slots, per model first come first served;
-4. the rule is asked, and what it wants is begun; then again, until it wants nothing.
+4. the rule is asked, and what it wants is begun; then again, until it wants nothing.  Most rules
+   are not asked where there is nothing to mend: at a first token, and when a request found a slot.
 A worker that dies takes what ran there with it, as it does in those systems.
 """
 
@@ -88,11 +89,12 @@ class Rival:
         """Take one event in; return what is to be done now."""
         self._actions, self._verdicts = [], []
         at_ns = event.at_ns
-        _TAKERS[type(event)](self, event)
-        self._dispatch(at_ns)
+        part = _TAKERS[type(event)](self, event)
+        if part is not None:
+            self._dispatch(part, at_ns)
         if isinstance(event, (WorkerUp, ModelAdded)):
             self._wake(at_ns, at_ns)  # a rule is not asked before all of an instant are known
-        else:
+        elif self.rule.minds_tokens or not _is_settled(event, part):
             self._ask(at_ns)
         self._record(
             Decision(next(self._steps), event, tuple(self._actions), tuple(self._verdicts))
@@ -106,6 +108,7 @@ class Rival:
         assert sorted(running) == sorted(self._where)
 
     def _take_lost(self, event: WorkerLost) -> None:
+        """Nobody gets a slot by it."""
         message = f"its worker died: {event.message}"
         for copy in self._memory.lose_node(event.node_id):
             for name in list(copy.running):
@@ -114,21 +117,22 @@ class Rival:
         self._moves = {key: move for key, move in moves if move.node_id != event.node_id}
 
     def _fits(self, part: Part) -> bool:
-        need = need_bytes(part.spec, full_slots(part.spec, 1))
-        return any(need <= group.most_bytes for group in self.stage.groups(part.spec))
+        return any(part.least_bytes <= group.most_bytes for group in self.stage.groups(part.spec))
 
-    def _take_cancelled(self, event: Cancelled) -> None:
+    def _take_cancelled(self, event: Cancelled) -> Part | None:
         name = event.request_id
         found = self._requests.pop(name, None)
         if found is None:
-            return
-        self.stage.parts[found[0].model].waiting.pop(name, None)
+            return None
+        part = self.stage.parts[found[0].model]
+        part.waiting.pop(name, None)
         copy = self._where.pop(name, None)
         if copy is not None:
             self._leave(copy, name)
             self._actions.append(Cancel(name, copy.id, copy.node_id))
             self._go_down(copy)
         self._settle(Outcome(name, OutcomeKind.CANCELLED))
+        return part
 
     def _end(
         self,
@@ -137,29 +141,31 @@ class Rival:
         kind: OutcomeKind,
         message: str = "",
         fault: Fault | None = None,
-    ) -> None:
+    ) -> Part | None:
         copy = self._where.pop(name, None)
         if copy is None:
-            return
+            return None
         self._leave(copy, name)
         copy.used_ns = at_ns
         del self._requests[name]
         status = None if kind is OutcomeKind.DONE else 500
         self._settle(Outcome(name, kind, message, None, status, fault))
         self._go_down(copy)
+        return self.stage.parts[copy.model]
 
-    def _take_preempted(self, event: Preempted) -> None:
+    def _take_preempted(self, event: Preempted) -> Part | None:
         """It is first among those who wait for its model."""
         name = event.request_id
         copy = self._where.pop(name, None)
         if copy is None:
-            return
+            return None
         self._leave(copy, name)
         copy.used_ns = event.at_ns
         request, since_ns = self._requests[name]
         part = self.stage.parts[request.model]
         part.waiting = {name: Waiting(request, since_ns)} | part.waiting
         self._go_down(copy)
+        return part
 
     def _leave(self, copy: Copy, name: str) -> None:
         del copy.running[name]
@@ -168,23 +174,22 @@ class Rival:
     def _settle(self, outcome: Outcome) -> None:
         self._actions.append(Settle(outcome))
 
-    def _dispatch(self, at_ns: int) -> None:
-        for part in self.stage.parts.values():
-            while part.waiting:
-                copy = min(
-                    (one for one in part.copies.values() if one.free_slots > 0),
-                    key=lambda one: (len(one.running), one.id),
-                    default=None,
-                )
-                if copy is None:
-                    break
-                name = next(iter(part.waiting))
-                del part.waiting[name]
-                copy.running[name] = at_ns
-                copy.prompts.add(name)
-                copy.used_ns = at_ns
-                self._where[name] = copy
-                self._actions.append(Dispatch(name, copy.id, copy.node_id))
+    def _dispatch(self, part: Part, at_ns: int) -> None:
+        while part.waiting:
+            copy = min(
+                (one for one in part.copies.values() if one.free_slots > 0),
+                key=lambda one: (len(one.running), one.id),
+                default=None,
+            )
+            if copy is None:
+                break
+            name = next(iter(part.waiting))
+            del part.waiting[name]
+            copy.running[name] = at_ns
+            copy.prompts.add(name)
+            copy.used_ns = at_ns
+            self._where[name] = copy
+            self._actions.append(Dispatch(name, copy.id, copy.node_id))
 
     def _ask(self, at_ns: int) -> None:
         for _ in range(_MOST_ROUNDS):
@@ -234,7 +239,8 @@ class Rival:
             at_ns,
             is_moving=True,
         )
-        self._memory.hold(copy, need_bytes(part.spec, move.kv))
+        for one in self._memory.hold(copy, need_bytes(part.spec, move.kv)):
+            self._actions.append(Drop(next(self._ids), one.id, one.model, one.node_id))
         part.copies[copy.id] = copy
         self._say(part.name, "bring", move.why)
         self._do(Load(next(self._ids), copy.id, part.name, node_id, copy.placement, copy.rung))
@@ -260,14 +266,14 @@ class Rival:
                 self._actions.append(Drop(next(self._ids), one.id, one.model, one.node_id))
             self._do(Unload(next(self._ids), *place) if keeps else Drop(next(self._ids), *place))
 
-    def _land(self, event: TransitionDone) -> None:
+    def _land(self, event: TransitionDone) -> Part | None:
         move = self._moves.pop(event.action_id, None)
         if move is None:
-            return
+            return None
         part = self.stage.parts[move.model]
         copy = part.copies.get(move.replica_id)
         if copy is None:
-            return  # a sleeper that was dropped
+            return None  # a sleeper that was dropped
         copy.is_moving = False
         match move:
             case Load():
@@ -283,9 +289,12 @@ class Rival:
                 self._memory.let_go(part, copy, is_asleep=isinstance(move, Unload))
         if copy.id in part.copies:
             self._go_down(copy)
+        return part
 
     def _take_failed(self, event: TransitionFailed) -> None:
-        """Who waits for what cannot come up fails; what cannot go down is tried again."""
+        """Who waits for what cannot come up fails; what cannot go down is tried again.  Nobody
+        gets a slot by either.
+        """
         move = self._moves.pop(event.action_id, None)
         if move is None:
             return
@@ -309,7 +318,7 @@ class Rival:
     def _copy(self, name: str) -> Copy:
         return next(copy for copy in self.stage.copies if copy.id == name)
 
-    def _take_arrived(self, event: Arrived) -> None:
+    def _take_arrived(self, event: Arrived) -> Part | None:
         request = event.request
         part = self.stage.parts[request.model]
         kv = full_slots(part.spec, 1)
@@ -320,9 +329,10 @@ class Rival:
             refusal = f"no device can ever hold {request.model}"
         if refusal is not None:
             self._settle(Outcome(request.id, OutcomeKind.REFUSED, refusal, status=503))
-            return
+            return None
         self._requests[request.id] = (request, event.at_ns)
         part.waiting[request.id] = Waiting(request, event.at_ns)
+        return part
 
     def _take_timer(self, event: Timer) -> None:
         self._wake_ns = None
@@ -332,21 +342,29 @@ class Rival:
         if copy is not None:
             copy.prompts.discard(event.request_id)
 
-    def _take_finished(self, event: Finished) -> None:
-        self._end(event.at_ns, event.request_id, OutcomeKind.DONE)
+    def _take_finished(self, event: Finished) -> Part | None:
+        return self._end(event.at_ns, event.request_id, OutcomeKind.DONE)
 
-    def _take_generation_failed(self, event: GenerationFailed) -> None:
+    def _take_generation_failed(self, event: GenerationFailed) -> Part | None:
         failed = OutcomeKind.FAILED
-        self._end(event.at_ns, event.request_id, failed, event.message, event.fault)
+        return self._end(event.at_ns, event.request_id, failed, event.message, event.fault)
 
     def _take_node(self, event: WorkerUp) -> None:
         self._memory.add_node(event.node)
 
     def _take_model(self, event: ModelAdded) -> None:
         self.stage.parts[event.spec.name] = Part(event.spec)
+        self.stage.layout += 1
 
 
-_TAKERS: dict[type[Event], Callable[[Rival, Any], None]] = {  # Any: each takes its own kind
+def _is_settled(event: Event, part: Part | None) -> bool:
+    """Nothing that a rule could mend has come of it."""
+    if isinstance(event, Arrived):
+        return part is not None and not part.waiting
+    return isinstance(event, FirstToken)
+
+
+_TAKERS: dict[type[Event], Callable[[Rival, Any], Part | None]] = {
     Arrived: Rival._take_arrived,
     Cancelled: Rival._take_cancelled,
     Finished: Rival._take_finished,
@@ -360,4 +378,6 @@ _TAKERS: dict[type[Event], Callable[[Rival, Any], None]] = {  # Any: each takes 
     WorkerLost: Rival._take_lost,
     WorkerUp: Rival._take_node,
 }
-"""What simulations send; no operator plays there."""
+"""What simulations send; no operator plays there.  Any: each takes its own kind, and returns the
+model of which a request may have found a slot.
+"""

@@ -166,9 +166,12 @@ def run_job(job: Job, goes_on: Callable[[float, int], bool] = lambda at_s, reque
             if scenario.served is not None and scenario.policy == "repertory":
                 settings, believed = scenario.served.settings, ""
             sink = LogSink(stack.enter_context(job.log_path.open("wb")), settings, believed)
-        arrivals = job.workload.arrivals(scenario.seed)
+
+        def arrivals() -> Iterator[Arrival]:
+            return job.workload.arrivals(scenario.seed)
+
         try:
-            played = play(scenario, arrivals, writer.add, sink, goes_on)
+            played = play(scenario, arrivals(), writer.add, sink, goes_on, arrivals)
         except RepertoryError as error:
             writer.remark(str(error))
             raise

@@ -66,15 +66,17 @@ def play(
     tell: Callable[[RequestRecord], None],
     record: Callable[[Decision], None] = lambda _: None,
     goes_on: GoesOn = lambda at_s, requests: True,
+    again: Callable[[], Iterable[Arrival]] | None = None,
 ) -> Played:
     """`tell` gets every request once, when it has ended; those without an end at last, as lost.
 
     `goes_on` is asked now and then, with the simulated time and the requests that have come.
+    `again` opens the same arrivals once more: some policies know of them beforehand.
     """
     world = World(scenario.fleet, scenario.seed, scenario.jitter, scenario.read)
     front_ns = round(scenario.fleet.front_s * 1e9)
     feed = _Feed(scenario.fleet, tell, front_ns, says_lengths=scenario.served is not None)
-    brain = _brain(scenario, Means(record, world.profile, scenario.fleet))
+    brain = _brain(scenario, Means(record, world.profile, scenario.fleet, again))
     simulation = Simulation(
         brain,
         world.workers(),

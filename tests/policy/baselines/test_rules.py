@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from repertory.domain.events import Event, WorkerLost
+from repertory.domain.events import Arrived, Event, Finished, WorkerLost
 from repertory.domain.ladder import Rung
 from repertory.domain.requests import Fault, OutcomeKind
 from repertory.domain.specs import DeviceSpec
@@ -17,7 +17,7 @@ from repertory.policy.baselines.sharing import Sharing
 from repertory.policy.baselines.stage import full_slots
 from repertory.policy.baselines.static import Static
 from repertory.policy.baselines.token_level import TokenLevel, turns_s
-from tests.policy.baselines.playing import asked, load_s, play, room_for, small, timed
+from tests.policy.baselines.playing import Played, asked, load_s, play, room_for, small, timed
 from tests.worlds import MIB
 
 A, B, C, D = (small(name) for name in "abcd")
@@ -214,3 +214,57 @@ def test_what_can_never_fit_is_refused() -> None:
     played = play(LruCount(), room_for(2), [huge], [asked(0, "h1", "h")])
     assert played.outcomes["h1"].kind is OutcomeKind.REFUSED
     assert "no device can ever hold h" in played.outcomes["h1"].message
+
+
+def test_at_token_level_devices_are_divided_among_widths_by_load() -> None:
+    """Of eight devices a model that spans two gets half of the load's share in pairs."""
+    wide = small("w", devices_per_replica=2, weights_bytes=128 * MIB)
+    node = llama_like([room_for(1, f"dev{at}") for at in range(8)])
+    rule = TokenLevel(lambda *_: 0.0165, lambda *_: 0.15, slots=4)
+    events = [asked(0, "w1", "w", 90), asked(0.1, "a1", "a", 90), asked(0.2, "b1", "b", 90)]
+    played = play(rule, node, [wide, A, B], events, TIMED)
+    where = {load.model: load.placement.devices for load in played.loads}
+    assert where == {"w": ("dev0", "dev1"), "a": ("dev2",), "b": ("dev3",)}
+    assert len(played.loads) == 3, "nobody takes turns"
+
+
+def test_at_token_level_what_is_left_to_no_width_is_shared() -> None:
+    wide = small("w", devices_per_replica=2, weights_bytes=128 * MIB)
+    node = llama_like([room_for(1, f"dev{at}") for at in range(2)])
+    rule = TokenLevel(lambda *_: 0.0165, lambda *_: 0.15, slots=4)
+    played = play(rule, node, [wide, A], [asked(0, "w1", "w"), asked(1, "a1", "a")], TIMED)
+    assert all(one.kind is OutcomeKind.DONE for one in played.outcomes.values())
+
+
+def test_at_token_level_as_many_models_are_active_as_aegaeon_says() -> None:
+    """100 models, 0.037 requests a second each, 16.79 s of service: 46.55 active models on average
+    (SOSP'25), where each has a device; more would be needed by whoever gives one to each for good.
+    """
+    models = [small(f"m{at:02d}", max_sequences=16, context_tokens=2048) for at in range(100)]
+    device_bytes = 4 * room_for(1).memory_bytes
+    node = llama_like([DeviceSpec(f"dev{at:02d}", device_bytes, cores=2) for at in range(100)])
+    luck, at_s, events = random.Random(7), 0.0, list[Event]()
+    while at_s < 1200.0:
+        at_s += luck.expovariate(100 * 0.037)
+        name = f"m{luck.randrange(100):02d}"
+        events.append(asked(at_s, f"r{len(events):05d}", name, tokens=1018, prompt=1))
+    rule = TokenLevel(lambda *_: 0.0165, lambda *_: 0.0, slots=16)
+    played = play(rule, node, models, events, timed(load=0.0, warm=0.0, step=0.0165))
+    assert mean_active(played, 100.0, 1200.0) == pytest.approx(46.55, rel=0.03)
+
+
+def mean_active(played: Played, begin_s: float, end_s: float) -> float:
+    """Models with a request, on average over a span of time."""
+    under_way: dict[str, int] = {}
+    model_of: dict[str, str] = {}
+    area, last_s = 0.0, begin_s
+    for one in played.log:
+        at_s = min(max(one.event.at_ns / 1e9, begin_s), end_s)
+        area += (at_s - last_s) * sum(count > 0 for count in under_way.values())
+        last_s = at_s
+        if isinstance(one.event, Arrived):
+            name = model_of[one.event.request.id] = one.event.request.model
+            under_way[name] = under_way.get(name, 0) + 1
+        elif isinstance(one.event, Finished):
+            under_way[model_of[one.event.request_id]] -= 1
+    return area / (end_s - begin_s)

@@ -6,6 +6,8 @@ and never a busy one.  Each child has a fixed number of slots (`-np`); requests 
 inside of it, first come first served.
 """
 
+from collections.abc import Mapping
+
 from repertory.domain.requests import Request
 from repertory.policy.baselines.stage import Bring, Dismiss, Move, Stage, full_slots, need_bytes
 
@@ -20,8 +22,9 @@ class LruCount:
 
     name = "lru-count"
     keeps_in_host = False
+    minds_tokens = False
 
-    def __init__(self, most: int = 4, slots: int = 4) -> None:
+    def __init__(self, most: int | Mapping[str, int] = 4, slots: int = 4) -> None:
         """`most` per node: `--models-max`, 4 unless told; `slots`: `-np`, 4 unless told."""
         self.most = most
         self.slots = slots
@@ -32,15 +35,20 @@ class LruCount:
             return []
         nodes = sorted({seat.node_id for seat in stage.seats.values()})
         up = {node: [one for one in stage.copies if one.node_id == node] for node in nodes}
-        spare = [node for node in nodes if len(up[node]) < self.most]
+        spec = missing[0].spec
+        spare = [
+            group
+            for group in stage.groups(spec)
+            if len(up[group.node_id]) < self._most(group.node_id)
+        ]
         if spare:  # 2
-            node = min(spare, key=lambda one: (len(up[one]), one))
-            spec = missing[0].spec
-            there = [one for one in stage.groups(spec) if one.node_id == node]
-            group = min(there, key=lambda one: (-one.free_bytes, one.id))
+            group = min(
+                spare, key=lambda one: (len(up[one.node_id]), one.node_id, -one.free_bytes, one.id)
+            )
+            node = group.node_id
             kv = full_slots(spec, self.slots, group.free_bytes)
             if need_bytes(spec, kv) <= group.free_bytes:
-                why = f"{len(up[node])} of {self.most} run"
+                why = f"{len(up[node])} of {self._most(node)} run"
                 return [Bring(spec.name, group.devices, kv, why)]
         leaving = sum(one.is_leaving for one in stage.copies)
         idle = sorted((one.used_ns, one.id) for one in stage.copies if one.is_idle)
@@ -52,3 +60,6 @@ class LruCount:
 
     def refuses(self, stage: Stage, request: Request) -> str | None:
         return None
+
+    def _most(self, node_id: str) -> int:
+        return self.most if isinstance(self.most, int) else self.most.get(node_id, 1)

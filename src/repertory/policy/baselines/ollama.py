@@ -38,6 +38,7 @@ class Ollama:
 
     name = "ollama"
     keeps_in_host = False
+    minds_tokens = False
 
     def __init__(self, keep_alive_s: float = 300.0, slots: int = 1) -> None:
         """Five minutes unless told; `slots`: `OLLAMA_NUM_PARALLEL`, 1 unless told."""
@@ -55,7 +56,9 @@ class Ollama:
         if any(one.is_leaving or (one.is_moving and not one.is_open) for one in stage.copies):
             return []  # 1, 3
         missing = stage.missing()
-        return [self._next(stage, missing[0])] if missing else []
+        if not missing or not stage.groups(missing[0].spec):
+            return []
+        return [self._next(stage, missing[0])]
 
     def _next(self, stage: Stage, part: Part) -> Move:
         group, kv = self._place(stage, part), full_slots(part.spec, self.slots)

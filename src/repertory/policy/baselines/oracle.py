@@ -39,6 +39,7 @@ class Oracle:
 
     name = "oracle"
     keeps_in_host = True
+    minds_tokens = False
 
     def __init__(
         self, arrivals_ns: Mapping[str, Sequence[int]], load_s: LoadSeconds, slots: int
@@ -47,6 +48,13 @@ class Oracle:
         self.arrivals_ns = arrivals_ns
         self.load_s = load_s
         self.slots = slots
+        self._leads_ns: dict[str, float] = {}
+        """By model, in the layout that they were reckoned for."""
+        self._layout: int | None = None
+        self._quiet_ns = -inf
+        """Before then no load has to begin ahead of time, in that layout."""
+        self._begin_ns: int | None = None
+        """When the first of them has to."""
 
     def next_ns(self, model: str, at_ns: int) -> float:
         """When it is asked for next; infinite: not within the hour."""
@@ -71,6 +79,8 @@ class Oracle:
                 group = self._free(stage, part)
                 if group is not None:
                     return [self._begin(part, group, "more wait than there are slots")]
+        if stage.layout == self._layout and at_ns < self._quiet_ns:
+            return []
         for need_ns, part in self._soon(stage, at_ns):
             found = self._bring(stage, part, at_ns, need_ns)
             if found:
@@ -88,8 +98,14 @@ class Oracle:
         return sorted(due, key=lambda one: (one[0], one[1].name))
 
     def _lead_ns(self, stage: Stage, part: Part) -> float:
-        loads = (self._load_s(part, group) for group in stage.groups(part.spec))
-        return min(loads, default=0.0) * 1e9
+        if stage.layout != self._layout:
+            self._leads_ns.clear()
+            self._layout, self._quiet_ns = stage.layout, -inf
+        lead = self._leads_ns.get(part.name)
+        if lead is None:
+            loads = (self._load_s(part, group) for group in stage.groups(part.spec))
+            lead = self._leads_ns[part.name] = min(loads, default=0.0) * 1e9
+        return lead
 
     def _load_s(self, part: Part, group: Group) -> float:
         source = Rung.HOST if group.node_id in part.asleep else Rung.DISK
@@ -119,7 +135,7 @@ class Oracle:
         return Bring(part.name, group.devices, kv, why)
 
     def _free(self, stage: Stage, part: Part) -> Group | None:
-        """Room for all slots before room for one; the nearest weights first."""
+        """Room for all slots before room for one; the nearest weights first, then most room."""
         taken = {copy.placement.devices for copy in part.copies.values()}
         for kv in (full_slots(part.spec, self.slots), full_slots(part.spec, 1)):
             need = need_bytes(part.spec, kv)
@@ -129,38 +145,41 @@ class Oracle:
                 if one.devices not in taken and one.free_bytes >= need
             ]
             if fitting:
-                return min(fitting, key=lambda one: (self._load_s(part, one), one.id))
+                return min(
+                    fitting, key=lambda one: (self._load_s(part, one), -one.free_bytes, one.id)
+                )
         return None
 
     def _victims(self, stage: Stage, part: Part, group: Group, at_ns: int) -> list[Copy] | None:
         """The idle that would go, those needed latest first; none: room is on its way already;
         None: not even all of them are enough.
         """
-        need = need_bytes(part.spec, full_slots(part.spec, 1))
+        need = part.least_bytes
         held, room = stage.on(group), group.free_bytes
-        room += sum(_bytes(stage, copy) for copy in held if copy.is_leaving)
+        room += sum(copy.held_bytes for copy in held if copy.is_leaving)
         chosen: list[Copy] = []
         idle = [copy for copy in held if copy.is_idle and not stage.parts[copy.model].waiting]
         for copy in sorted(idle, key=lambda one: (-self.next_ns(one.model, at_ns), one.id)):
             if room >= need:
                 break
             chosen.append(copy)
-            room += _bytes(stage, copy)
+            room += copy.held_bytes
         return chosen if room >= need else None
 
     def wake_ns(self, stage: Stage, at_ns: int) -> int | None:
         """When the next load has to begin."""
+        if stage.layout == self._layout and at_ns < self._quiet_ns:
+            return self._begin_ns
         begins = [
             self.next_ns(part.name, at_ns) - self._lead_ns(stage, part)
             for part in stage.parts.values()
             if not part.copies and not part.waiting
         ]
         first = min((one for one in begins if one > at_ns), default=inf)
-        return None if first == inf else ceil(first)
+        self._begin_ns = None if first == inf else ceil(first)
+        if stage.layout == self._layout and all(one > at_ns for one in begins):
+            self._quiet_ns = min(first, at_ns + HORIZON_S / 2 * 1e9)  # who comes into sight then
+        return self._begin_ns
 
     def refuses(self, stage: Stage, request: Request) -> str | None:
         return None
-
-
-def _bytes(stage: Stage, copy: Copy) -> int:
-    return need_bytes(stage.parts[copy.model].spec, copy.kv)

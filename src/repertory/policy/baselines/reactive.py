@@ -6,7 +6,7 @@ idle stays for as long as its load takes.  Not modelled: live migration of what 
 server that holds the model; loads of one server do not overlap here either.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from math import ceil, inf
 
 from repertory.domain.ladder import Rung
@@ -21,7 +21,6 @@ from repertory.policy.baselines.stage import (
     Part,
     Stage,
     full_slots,
-    need_bytes,
 )
 
 __all__ = ["Reactive"]
@@ -32,13 +31,15 @@ LoadSeconds = Callable[[ModelSpec, DeviceSpec, Rung], float]
 class Reactive:
     """1. A model needs one more replica when more wait than its replicas on their way up will have
        slots for.
-    2. It starts where the estimated start is soonest; where room lacks, idle replicas go there
-       first, the least recently used first.  Busy ones never do.
+    2. It starts where the estimated start is soonest, of equal places where most memory is free;
+       where room lacks, idle replicas go there first, the least recently used first.  Busy ones
+       never do.
     3. What was idle for as long as its load from the disk takes goes, but stays in host memory.
     """
 
     name = "reactive"
     keeps_in_host = True
+    minds_tokens = False
 
     def __init__(self, load_s: LoadSeconds, slots: int) -> None:
         self.load_s = load_s
@@ -60,15 +61,16 @@ class Reactive:
 
     def _start(self, stage: Stage, part: Part, at_ns: int) -> list[Move]:
         taken = {copy.placement.devices for copy in part.copies.values()}
+        queues = self._queues_s(stage)
         ways = [
-            (self._start_s(stage, part, group), group.id, group)
+            (self._start_s(stage, part, group, queues), -group.free_bytes, group.id, group)
             for group in stage.groups(part.spec)
             if group.devices not in taken
         ]
-        for start_s, _, group in sorted(ways, key=lambda way: way[:2]):  # 2
+        for start_s, _, _, group in sorted(ways, key=lambda way: way[:3]):  # 2
             if start_s == inf:
                 return []
-            need = need_bytes(part.spec, full_slots(part.spec, 1))
+            need = part.least_bytes
             if need <= group.free_bytes:
                 kv = full_slots(part.spec, self.slots, group.free_bytes)
                 why = f"starts soonest there: {start_s:.3g} s"
@@ -81,17 +83,28 @@ class Reactive:
             ]
         return []
 
-    def _start_s(self, stage: Stage, part: Part, group: Group) -> float:
+    def _start_s(
+        self, stage: Stage, part: Part, group: Group, queues_s: Mapping[str, float]
+    ) -> float:
         """Estimated; infinite where not even without the idle there is room."""
         room = group.free_bytes
-        for copy in stage.on(group):
-            if copy.is_idle or copy.is_leaving:
-                room += need_bytes(stage.parts[copy.model].spec, copy.kv)
-        if need_bytes(part.spec, full_slots(part.spec, 1)) > room:
+        if part.least_bytes > room:
+            room += sum(
+                copy.held_bytes for copy in stage.on(group) if copy.is_idle or copy.is_leaving
+            )
+        if part.least_bytes > room:
             return inf
-        queued_s = sum(self._load_s(stage, copy) for copy in _loading(stage, group.node_id))
+        queued_s = queues_s.get(group.node_id, 0.0)
         source = Rung.HOST if group.node_id in part.asleep else Rung.DISK
         return queued_s + self.load_s(part.spec, group.seats[0].spec, source)
+
+    def _queues_s(self, stage: Stage) -> dict[str, float]:
+        """What is loading, by node."""
+        found: dict[str, float] = {}
+        for copy in stage.copies:
+            if copy.is_moving and copy.rung in (Rung.DISK, Rung.HOST):
+                found[copy.node_id] = found.get(copy.node_id, 0.0) + self._load_s(stage, copy)
+        return found
 
     def _victims(self, stage: Stage, group: Group, need: int) -> Iterator[Copy]:
         room = group.free_bytes
@@ -99,7 +112,7 @@ class Reactive:
         for copy in sorted(idle, key=lambda one: (one.used_ns, one.id)):
             if room >= need:
                 return
-            room += need_bytes(stage.parts[copy.model].spec, copy.kv)
+            room += copy.held_bytes
             yield copy
 
     def _load_s(self, stage: Stage, copy: Copy) -> float:
@@ -117,11 +130,3 @@ class Reactive:
 
     def refuses(self, stage: Stage, request: Request) -> str | None:
         return None
-
-
-def _loading(stage: Stage, node_id: str) -> Iterator[Copy]:
-    return (
-        copy
-        for copy in stage.copies
-        if copy.node_id == node_id and copy.is_moving and copy.rung in (Rung.DISK, Rung.HOST)
-    )

@@ -2,8 +2,9 @@
 
 Models by rate times size, each to the device on which the estimated throughput grows most; the KV
 memory of a device is divided by rate times what a token takes.  Who finds no room is not offered.
-Not modelled: meshes of several widths for one model, and blocks that move from the idle to the busy
-(at most a tenth at a time).
+Not modelled: meshes of several widths for one model, blocks that move from the idle to the busy (at
+most a tenth at a time), and shares of a GPU's processors.  Its published gains rest on a profiled
+cost file and on such shares: none of its figures could be reproduced here, only its formulas are.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ class Sharing:
 
     name = "sharing"
     keeps_in_host = False
+    minds_tokens = False
 
     def __init__(self, rates_per_s: Mapping[str, float], work_s: WorkSeconds, slots: int) -> None:
         """`work_s`: seconds of a device per request, in a full batch."""
@@ -86,10 +88,14 @@ class Sharing:
         return self.rates_per_s.get(spec.name, 0.0)
 
     def _gain(self, spec: ModelSpec, held: list[list[ModelSpec]], group: Group) -> float:
-        """Requests a second that the devices serve more with `spec` than without."""
+        """Requests a second that the devices serve more with `spec` than without.
+
+        Rounded: where nothing is full all gains are the same, whatever the order of the sums.
+        """
         device = group.seats[0].spec
         there = max(held, key=lambda specs: self._load(specs, device))
-        return self._served(*there, spec, device=device) - self._served(*there, device=device)
+        more = self._served(*there, spec, device=device) - self._served(*there, device=device)
+        return round(more, 9)
 
     def _served(self, *specs: ModelSpec, device: DeviceSpec) -> float:
         load = self._load(specs, device)

@@ -99,6 +99,8 @@ class Copy:
     """Requests, and when each began."""
     prompts: set[str] = field(default_factory=set)
     """Those of them that have no token yet, since they began there."""
+    held_bytes: int = 0
+    """On each of its devices."""
 
     @property
     def is_open(self) -> bool:
@@ -124,6 +126,11 @@ class Part:
     """Up, on their way up, or on their way down; sleepers are not among them."""
     asleep: dict[str, Copy] = field(default_factory=dict)
     """By node: weights in host memory, for free or from a budget."""
+    least_bytes: int = field(init=False)
+    """Per device, of a replica with one slot."""
+
+    def __post_init__(self) -> None:
+        self.least_bytes = need_bytes(self.spec, full_slots(self.spec, 1))
 
     @property
     def name(self) -> str:
@@ -145,6 +152,14 @@ class Stage:
 
     seats: dict[str, Seat] = field(default_factory=dict)
     parts: dict[str, Part] = field(default_factory=dict)
+    held: dict[str, dict[str, Copy]] = field(default_factory=dict)
+    """Replicas that hold memory of a device, by the device."""
+    layout: int = 0
+    """Another number whenever a device, a model, or who holds what has changed: what was found out
+    about these need not be looked for again as long as it is the same.
+    """
+    _groups: dict[int, list[Group]] = field(default_factory=dict)
+    """By width."""
 
     @property
     def copies(self) -> Iterator[Copy]:
@@ -158,6 +173,12 @@ class Stage:
     def groups(self, spec: ModelSpec) -> list[Group]:
         """Where a replica could be: never overlapping others of the same width, by name."""
         width = spec.devices_per_replica
+        found = self._groups.get(width)
+        if found is None:
+            found = self._groups[width] = self._divided(width)
+        return found
+
+    def _divided(self, width: int) -> list[Group]:
         by_node: dict[str, list[Seat]] = {}
         for seat in self.seats.values():
             by_node.setdefault(seat.node_id, []).append(seat)
@@ -167,10 +188,20 @@ class Stage:
             for at in range(0, len(seats) - width + 1, width)
         ]
 
+    def rearranged(self) -> None:
+        """A device has come or gone."""
+        self._groups.clear()
+        self.layout += 1
+
     def on(self, group: Group) -> list[Copy]:
-        """Replicas that hold memory of any of its devices."""
-        names = set(group.devices)
-        return [copy for copy in self.copies if names & set(copy.placement.devices)]
+        """Replicas that hold memory of any of its devices, by name."""
+        if len(group.seats) == 1:
+            found = self.held.get(group.seats[0].id)
+            return [found[name] for name in sorted(found)] if found else []
+        copies = {
+            name: copy for seat in group.seats for name, copy in self.held.get(seat.id, {}).items()
+        }
+        return [copies[name] for name in sorted(copies)]
 
     def missing(self) -> list[Part]:
         """Of those, the ones that nobody serves or is about to."""
@@ -212,6 +243,8 @@ class Rule(Protocol):
     name: str
     keeps_in_host: bool
     """What goes down stays in host memory while there is room; else its process is gone."""
+    minds_tokens: bool
+    """It wants to be asked after first tokens too, and after requests that found a slot at once."""
 
     def moves(self, stage: Stage, at_ns: int) -> list[Move]:
         """What is to be done now; asked again until there is nothing."""

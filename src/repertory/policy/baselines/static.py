@@ -6,7 +6,7 @@ What most teams run: one server per model on its own devices, and a list of what
 from collections.abc import Mapping
 
 from repertory.domain.requests import Request
-from repertory.policy.baselines.stage import Bring, Group, Move, Part, Stage, full_slots, need_bytes
+from repertory.policy.baselines.stage import Bring, Group, Move, Part, Stage, full_slots
 
 __all__ = ["Static"]
 
@@ -20,12 +20,17 @@ class Static:
 
     name = "static"
     keeps_in_host = False
+    minds_tokens = False
 
     def __init__(self, rates_per_s: Mapping[str, float], slots: int) -> None:
         self.rates_per_s = rates_per_s
         self.slots = slots
+        self._settled: int | None = None
+        """The layout to which nothing is to be added."""
 
     def moves(self, stage: Stage, at_ns: int) -> list[Move]:
+        if stage.layout == self._settled:
+            return []
         ranked = sorted(stage.parts.values(), key=self._rank)
         for part in ranked:  # 1, 2
             group = self._room(stage, part)
@@ -35,6 +40,7 @@ class Static:
                 return [
                     Bring(part.name, group.devices, kv, f"asked for {share:.3g} times a second")
                 ]
+        self._settled = stage.layout
         return []
 
     def _rank(self, part: Part) -> tuple[bool, float, str]:
@@ -46,7 +52,7 @@ class Static:
         if part.copies and not self.rates_per_s.get(part.name, 0.0):
             return None
         taken = {copy.placement.devices for copy in part.copies.values()}
-        need = need_bytes(part.spec, full_slots(part.spec, 1))
+        need = part.least_bytes
         fitting = [
             group
             for group in stage.groups(part.spec)

@@ -1,14 +1,15 @@
 """Aegaeon's scheduler (SOSP'25): models take turns on a device at the granularity of tokens.
 
-A model with work has a home, the instance with least to do: as many devices as the widest model
-spans, and a narrower one takes the first of them.  There, models decode in weighted round
-robin: a turn lasts `q_i = c / (n_i (alpha - sum 1/n_k))`, with `n_i = d / t_i` (how many steps fit
-into the time between two tokens that clients accept), `c` the cost of a switch, and `alpha =
-max(c / (min n * q_max) + sum 1/n, 0.5)`, which keeps turns below `q_max`.  At the end of its turn
-what runs is stopped, its weights go to host memory, and the next model's come up.
+A model with work has a home, the instance with least to do of those that are as wide as it is; the
+devices are divided among widths by load.  There, models decode in weighted round robin: a turn
+lasts `q_i = c / (n_i (alpha - sum 1/n_k))`, with `n_i = d / t_i` (how many steps fit into the time
+between two tokens that clients accept), `c` the cost of a switch, and `alpha = max(c / (min n *
+q_max) + sum 1/n, 0.5)`, which keeps turns below `q_max`.  At the end of its turn what runs is
+stopped, its weights go to host memory, and the next model's come up.
 
-Not modelled: separate devices for prompts (a turn computes the prompts that wait, first come first
-served, and then decodes), weights fetched ahead of a turn, KV carried over (it is computed again).
+Not modelled: several homes of one model, separate devices for prompts (a turn computes the prompts
+that wait, first come first served, and then decodes), weights fetched ahead of a turn, KV carried
+over (it is computed again).
 """
 
 from collections.abc import Callable
@@ -35,6 +36,7 @@ _LEAST_ALPHA = 0.5
 
 StepSeconds = Callable[[ModelSpec, DeviceSpec, int], float]
 SwitchSeconds = Callable[[ModelSpec, DeviceSpec], float]
+Load = Callable[[ModelSpec, DeviceSpec], float]
 
 
 def turns_s(switch_s: float, slacks: dict[str, float]) -> dict[str, float]:
@@ -67,36 +69,89 @@ class TokenLevel:
 
     name = "token-level"
     keeps_in_host = True
+    minds_tokens = True
 
     def __init__(
-        self, step_s: StepSeconds, switch_s: SwitchSeconds, slots: int, tpot_s: float = 0.1
+        self,
+        step_s: StepSeconds,
+        switch_s: SwitchSeconds,
+        slots: int,
+        load: Load = lambda spec, device: 1.0,
+        tpot_s: float = 0.1,
     ) -> None:
-        """`step_s`: of a batch of so many; `tpot_s`: what clients accept between two tokens."""
+        """`step_s`: of a batch of so many; `load`: devices that a model keeps busy, on average;
+        `tpot_s`: what clients accept between two tokens.
+        """
         self.step_s = step_s
         self.switch_s = switch_s
         self.slots = slots
+        self.load = load
         self.tpot_s = tpot_s
         self._rounds: dict[str, _Round] = {}
         self._homes: dict[str, str] = {}
+        self._house: tuple[list[Group], int] | None = None
+        """What the instances were divided for."""
+        self._instances: dict[str, Group] = {}
+        self._by_width: dict[int, list[str]] = {}
 
     def moves(self, stage: Stage, at_ns: int) -> list[Move]:
-        instances = _instances(stage)
-        self._settle(stage, instances)
+        self._divide(stage)
+        self._settle(stage)
         found: list[Move] = []
-        for name, group in instances.items():
-            turns = self._rounds.get(name)
-            move = self._turn(stage, group, turns, at_ns) if turns is not None else None
-            if move is not None:
-                found.append(move)
+        for name, turns in sorted(self._rounds.items()):
+            if turns.order:
+                move = self._turn(stage, self._instances[name], turns, at_ns)
+                if move is not None:
+                    found.append(move)
         return found
 
-    def _settle(self, stage: Stage, instances: dict[str, Group]) -> None:  # 1
-        for name in [name for name, home in self._homes.items() if home not in instances]:
+    def _divide(self, stage: Stage) -> None:
+        """Into instances of every width, each width by its load, the widest first; a width for
+        which nothing is left shares the instances of the next wider one.
+        """
+        if not stage.seats:
+            self._house, self._instances, self._by_width = None, {}, {}
+            return
+        widths = sorted({part.spec.devices_per_replica for part in stage.parts.values()})
+        of_one = stage.groups(min(stage.parts.values(), key=_width).spec)
+        house = (of_one, len(stage.parts))
+        if self._house is not None and self._house[0] is of_one and self._house[1] == house[1]:
+            return
+        self._house, self._instances, self._by_width = house, {}, {}
+        loads = self._loads(stage)
+        taken: set[str] = set()
+        for width in reversed(widths):
+            spec = next(one.spec for one in stage.parts.values() if _width(one) == width)
+            free = [one for one in stage.groups(spec) if not taken & set(one.devices)]
+            narrower = sum(loads[one] for one in widths if one < width)
+            share = loads[width] / (loads[width] + narrower) if narrower else 1.0
+            chosen = free[: max(1, round(share * len(free)))]
+            self._by_width[width] = [one.id for one in chosen] or self._wider(width)
+            for group in chosen:
+                self._instances[group.id] = group
+                taken.update(group.devices)
+
+    def _wider(self, width: int) -> list[str]:
+        wider = min((one for one in self._by_width if one > width), default=None)
+        return [] if wider is None else self._by_width[wider]
+
+    def _loads(self, stage: Stage) -> dict[int, float]:
+        """By width; none is nothing."""
+        device = next(iter(stage.seats.values())).spec
+        found: dict[int, float] = {}
+        for part in stage.parts.values():
+            width = _width(part)
+            found[width] = found.get(width, 1e-9) + self.load(part.spec, device)
+        return found
+
+    def _settle(self, stage: Stage) -> None:  # 1
+        for name in [name for name, home in self._homes.items() if home not in self._instances]:
             self._rounds.pop(self._homes.pop(name), None)  # its worker is gone
         for part in stage.parts.values():
             if _has_work(part):
-                if part.name not in self._homes:
-                    home = min(instances, key=lambda one: (len(self._round(one).order), one))
+                homes = self._by_width.get(_width(part))
+                if part.name not in self._homes and homes:
+                    home = min(homes, key=lambda one: (len(self._round(one).order), one))
                     self._homes[part.name] = home
                     self._round(home).order.append(part.name)
             elif part.name in self._homes and not part.copies:
@@ -158,13 +213,14 @@ class TokenLevel:
         return None
 
 
-def _instances(stage: Stage) -> dict[str, Group]:
-    widest = max(stage.parts.values(), key=lambda part: part.spec.devices_per_replica)
-    return {group.id: group for group in stage.groups(widest.spec)}
+def _width(part: Part) -> int:
+    return part.spec.devices_per_replica
 
 
 def _has_work(part: Part) -> bool:
-    return bool(part.waiting) or any(copy.running for copy in part.copies.values())
+    if part.waiting:
+        return True
+    return bool(part.copies) and any(copy.running for copy in part.copies.values())
 
 
 def _batch(part: Part) -> int:
