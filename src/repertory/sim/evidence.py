@@ -195,7 +195,8 @@ class Watch:
         self._busy_ns = self._crowded_ns = self._loading_ns = self._loads = 0
         self._crowded = 0
         """Models that are asked for and have no room."""
-        self._now_ns = 0
+        self._now_ns = self._used_ns = 0
+        """The latest event, and the latest that told of computing."""
 
     def __call__(self, decision: Decision) -> None:
         event = decision.event
@@ -215,9 +216,9 @@ class Watch:
                 case _:
                     pass
 
-    def evidence(self, until_s: float, devices: int) -> Evidence:
-        """`until_s`: when the last request came."""
-        window_s = max(until_s - self._warm_ns / 1e9, 0.0)
+    def evidence(self, devices: int) -> Evidence:
+        """Until computing ended: what is left to do when the last request comes is work too."""
+        window_s = max(self._used_ns - self._warm_ns, 0) / 1e9
         return Evidence(
             late=dict(self._late),
             window_s=window_s,
@@ -281,6 +282,7 @@ class Watch:
             self._vote(wait, Limit.MEMORY if wait.is_stopped else Limit.COMPUTE)
 
     def _use(self, wait: _Wait, share_ns: int) -> None:
+        self._used_ns = self._now_ns
         if self._now_ns >= self._warm_ns:
             self._busy_ns += share_ns * self._models[wait.model].width
 

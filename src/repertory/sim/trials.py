@@ -145,7 +145,7 @@ def run_task(task: Task, stop: Event | None = None) -> Trial:
     return Trial(
         met=tuple(tally.met_share for tally in sheet.tallies),
         at_s=tuple(tally.at_s for tally in sheet.tallies),
-        evidence=watch.evidence(played.last_s, len(scenario.fleet.devices)),
+        evidence=watch.evidence(len(scenario.fleet.devices)),
         requests=sheet.counted,
         is_cut=not played.is_whole,
     )
