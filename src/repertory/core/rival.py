@@ -47,15 +47,15 @@ from repertory.domain.events import (
 from repertory.domain.ladder import Rung
 from repertory.domain.requests import Fault, Outcome, OutcomeKind, Request
 from repertory.domain.specs import Placement
-from repertory.policy.baselines.stage import (
+from repertory.policy.baselines.view import (
     Bring,
-    Copy,
     Dismiss,
+    ModelView,
     Move,
-    Part,
+    ReplicaView,
     Rule,
-    Stage,
     Stop,
+    View,
     Waiting,
     full_slots,
     need_bytes,
@@ -73,11 +73,11 @@ class Rival:
 
     def __init__(self, rule: Rule, record: Callable[[Decision], None]) -> None:
         self.rule = rule
-        self.stage = Stage()
+        self.view = View()
         self._record = record
-        self._memory = Holdings(self.stage, rule.keeps_in_host)
+        self._memory = Holdings(self.view, rule.keeps_in_host)
         self._requests: dict[str, tuple[Request, int]] = {}
-        self._where: dict[str, Copy] = {}
+        self._where: dict[str, ReplicaView] = {}
         self._moves: dict[int, Transition] = {}
         self._ids = count(1)
         self._steps = count(1)
@@ -104,7 +104,7 @@ class Rival:
     def check(self) -> None:
         """Memory is what replicas hold of it, and nothing runs twice."""
         self._memory.check()
-        running = [name for copy in self.stage.copies for name in copy.running]
+        running = [name for copy in self.view.copies for name in copy.running]
         assert sorted(running) == sorted(self._where)
 
     def _take_lost(self, event: WorkerLost) -> None:
@@ -116,15 +116,15 @@ class Rival:
         moves = self._moves.items()
         self._moves = {key: move for key, move in moves if move.node_id != event.node_id}
 
-    def _fits(self, part: Part) -> bool:
-        return any(part.least_bytes <= group.most_bytes for group in self.stage.groups(part.spec))
+    def _fits(self, part: ModelView) -> bool:
+        return any(part.least_bytes <= group.most_bytes for group in self.view.groups(part.spec))
 
-    def _take_cancelled(self, event: Cancelled) -> Part | None:
+    def _take_cancelled(self, event: Cancelled) -> ModelView | None:
         name = event.request_id
         found = self._requests.pop(name, None)
         if found is None:
             return None
-        part = self.stage.parts[found[0].model]
+        part = self.view.parts[found[0].model]
         part.waiting.pop(name, None)
         copy = self._where.pop(name, None)
         if copy is not None:
@@ -141,7 +141,7 @@ class Rival:
         kind: OutcomeKind,
         message: str = "",
         fault: Fault | None = None,
-    ) -> Part | None:
+    ) -> ModelView | None:
         copy = self._where.pop(name, None)
         if copy is None:
             return None
@@ -151,9 +151,9 @@ class Rival:
         status = None if kind is OutcomeKind.DONE else 500
         self._settle(Outcome(name, kind, message, None, status, fault))
         self._go_down(copy)
-        return self.stage.parts[copy.model]
+        return self.view.parts[copy.model]
 
-    def _take_preempted(self, event: Preempted) -> Part | None:
+    def _take_preempted(self, event: Preempted) -> ModelView | None:
         """It is first among those who wait for its model."""
         name = event.request_id
         copy = self._where.pop(name, None)
@@ -162,19 +162,19 @@ class Rival:
         self._leave(copy, name)
         copy.used_ns = event.at_ns
         request, since_ns = self._requests[name]
-        part = self.stage.parts[request.model]
+        part = self.view.parts[request.model]
         part.waiting = {name: Waiting(request, since_ns)} | part.waiting
         self._go_down(copy)
         return part
 
-    def _leave(self, copy: Copy, name: str) -> None:
+    def _leave(self, copy: ReplicaView, name: str) -> None:
         del copy.running[name]
         copy.prompts.discard(name)
 
     def _settle(self, outcome: Outcome) -> None:
         self._actions.append(Settle(outcome))
 
-    def _dispatch(self, part: Part, at_ns: int) -> None:
+    def _dispatch(self, part: ModelView, at_ns: int) -> None:
         while part.waiting:
             copy = min(
                 (one for one in part.copies.values() if one.free_slots > 0),
@@ -193,14 +193,14 @@ class Rival:
 
     def _ask(self, at_ns: int) -> None:
         for _ in range(_MOST_ROUNDS):
-            moves = self.rule.moves(self.stage, at_ns)
+            moves = self.rule.moves(self.view, at_ns)
             for move in moves:
                 self._begin(at_ns, move)
             if not moves:
                 break
         else:
             raise AssertionError(f"{self.rule.name} has no end at {at_ns}")
-        wake_ns = self.rule.wake_ns(self.stage, at_ns)
+        wake_ns = self.rule.wake_ns(self.view, at_ns)
         if wake_ns is not None and wake_ns > at_ns:
             self._wake(at_ns, wake_ns)
 
@@ -225,11 +225,11 @@ class Rival:
                 self._go_down(copy)
 
     def _bring(self, at_ns: int, move: Bring) -> None:
-        part = self.stage.parts[move.model]
-        node_id = self.stage.seats[move.devices[0]].node_id
+        part = self.view.parts[move.model]
+        node_id = self.view.seats[move.devices[0]].node_id
         sleeper = self._memory.wake(part, node_id)
         name = f"{part.name}@{move.devices[0]}#{next(self._ids)}"
-        copy = Copy(
+        copy = ReplicaView(
             name if sleeper is None else sleeper.id,
             part.name,
             node_id,
@@ -252,7 +252,7 @@ class Rival:
         self._moves[transition.action_id] = transition
         self._actions.append(transition)
 
-    def _go_down(self, copy: Copy) -> None:
+    def _go_down(self, copy: ReplicaView) -> None:
         """One edge, if it is to go and nothing runs or moves."""
         if not copy.is_leaving or copy.is_moving or copy.running:
             return
@@ -266,11 +266,11 @@ class Rival:
                 self._actions.append(Drop(next(self._ids), one.id, one.model, one.node_id))
             self._do(Unload(next(self._ids), *place) if keeps else Drop(next(self._ids), *place))
 
-    def _land(self, event: TransitionDone) -> Part | None:
+    def _land(self, event: TransitionDone) -> ModelView | None:
         move = self._moves.pop(event.action_id, None)
         if move is None:
             return None
-        part = self.stage.parts[move.model]
+        part = self.view.parts[move.model]
         copy = part.copies.get(move.replica_id)
         if copy is None:
             return None  # a sleeper that was dropped
@@ -298,7 +298,7 @@ class Rival:
         move = self._moves.pop(event.action_id, None)
         if move is None:
             return
-        part = self.stage.parts[move.model]
+        part = self.view.parts[move.model]
         copy = part.copies.get(move.replica_id)
         if copy is None:
             return
@@ -315,14 +315,14 @@ class Rival:
         else:
             self._go_down(copy)
 
-    def _copy(self, name: str) -> Copy:
-        return next(copy for copy in self.stage.copies if copy.id == name)
+    def _copy(self, name: str) -> ReplicaView:
+        return next(copy for copy in self.view.copies if copy.id == name)
 
-    def _take_arrived(self, event: Arrived) -> Part | None:
+    def _take_arrived(self, event: Arrived) -> ModelView | None:
         request = event.request
-        part = self.stage.parts[request.model]
+        part = self.view.parts[request.model]
         kv = full_slots(part.spec, 1)
-        refusal = self.rule.refuses(self.stage, request)
+        refusal = self.rule.refuses(self.view, request)
         if refusal is None and request.cells > kv.cells:
             refusal = f"{request.cells} tokens, and the context is {kv.cells}"
         if refusal is None and not self._fits(part):
@@ -342,10 +342,10 @@ class Rival:
         if copy is not None:
             copy.prompts.discard(event.request_id)
 
-    def _take_finished(self, event: Finished) -> Part | None:
+    def _take_finished(self, event: Finished) -> ModelView | None:
         return self._end(event.at_ns, event.request_id, OutcomeKind.DONE)
 
-    def _take_generation_failed(self, event: GenerationFailed) -> Part | None:
+    def _take_generation_failed(self, event: GenerationFailed) -> ModelView | None:
         failed = OutcomeKind.FAILED
         return self._end(event.at_ns, event.request_id, failed, event.message, event.fault)
 
@@ -353,18 +353,18 @@ class Rival:
         self._memory.add_node(event.node)
 
     def _take_model(self, event: ModelAdded) -> None:
-        self.stage.parts[event.spec.name] = Part(event.spec)
-        self.stage.layout += 1
+        self.view.parts[event.spec.name] = ModelView(event.spec)
+        self.view.layout += 1
 
 
-def _is_settled(event: Event, part: Part | None) -> bool:
+def _is_settled(event: Event, part: ModelView | None) -> bool:
     """Nothing that a rule could mend has come of it."""
     if isinstance(event, Arrived):
         return part is not None and not part.waiting
     return isinstance(event, FirstToken)
 
 
-_TAKERS: dict[type[Event], Callable[[Rival, Any], Part | None]] = {
+_TAKERS: dict[type[Event], Callable[[Rival, Any], ModelView | None]] = {
     Arrived: Rival._take_arrived,
     Cancelled: Rival._take_cancelled,
     Finished: Rival._take_finished,

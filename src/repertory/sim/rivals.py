@@ -24,9 +24,9 @@ from repertory.policy.baselines.ollama import Ollama
 from repertory.policy.baselines.oracle import Oracle
 from repertory.policy.baselines.reactive import Reactive
 from repertory.policy.baselines.sharing import Sharing
-from repertory.policy.baselines.stage import Rule, full_slots, need_bytes
 from repertory.policy.baselines.static import Static
 from repertory.policy.baselines.token_level import TokenLevel
+from repertory.policy.baselines.view import Rule, full_slots, need_bytes
 
 __all__ = ["RULES", "Habit", "Knowledge", "RuleOf"]
 

@@ -15,7 +15,7 @@ from repertory.domain.specs import DeviceSpec, ModelSpec, NodeSpec, WeightsForm
 from repertory.engines.fake import llama_like
 from repertory.engines.node_model import NodeModel
 from repertory.perf.profiles import Law, Profile, StepLaw, prior_profile, straight
-from repertory.policy.baselines.stage import Rule
+from repertory.policy.baselines.view import Rule
 from repertory.sim.driver import Simulation
 from tests.worlds import MIB, model
 

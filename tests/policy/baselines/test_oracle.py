@@ -18,9 +18,9 @@ from repertory.policy.baselines.ollama import Ollama
 from repertory.policy.baselines.oracle import Oracle
 from repertory.policy.baselines.reactive import Reactive
 from repertory.policy.baselines.sharing import Sharing
-from repertory.policy.baselines.stage import Rule
 from repertory.policy.baselines.static import Static
 from repertory.policy.baselines.token_level import TokenLevel
+from repertory.policy.baselines.view import Rule
 from tests.policy.baselines.playing import asked, load_s, play, room_for, small
 
 MODELS = [small(name) for name in "abcdef"]

@@ -14,9 +14,9 @@ from repertory.policy.baselines.lru_count import LruCount
 from repertory.policy.baselines.ollama import Ollama
 from repertory.policy.baselines.reactive import Reactive
 from repertory.policy.baselines.sharing import Sharing
-from repertory.policy.baselines.stage import full_slots
 from repertory.policy.baselines.static import Static
 from repertory.policy.baselines.token_level import TokenLevel, turns_s
+from repertory.policy.baselines.view import full_slots
 from tests.policy.baselines.playing import Played, asked, load_s, play, room_for, small, timed
 from tests.worlds import MIB
 

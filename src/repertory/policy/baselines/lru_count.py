@@ -9,7 +9,7 @@ inside of it, first come first served.
 from collections.abc import Mapping
 
 from repertory.domain.requests import Request
-from repertory.policy.baselines.stage import Bring, Dismiss, Move, Stage, full_slots, need_bytes
+from repertory.policy.baselines.view import Bring, Dismiss, Move, View, full_slots, need_bytes
 
 __all__ = ["LruCount"]
 
@@ -29,16 +29,16 @@ class LruCount:
         self.most = most
         self.slots = slots
 
-    def moves(self, stage: Stage, at_ns: int) -> list[Move]:
-        missing = stage.missing()  # 1
+    def moves(self, view: View, at_ns: int) -> list[Move]:
+        missing = view.missing()  # 1
         if not missing:
             return []
-        nodes = sorted({seat.node_id for seat in stage.seats.values()})
-        up = {node: [one for one in stage.copies if one.node_id == node] for node in nodes}
+        nodes = sorted({seat.node_id for seat in view.seats.values()})
+        up = {node: [one for one in view.copies if one.node_id == node] for node in nodes}
         spec = missing[0].spec
         spare = [
             group
-            for group in stage.groups(spec)
+            for group in view.groups(spec)
             if len(up[group.node_id]) < self._most(group.node_id)
         ]
         if spare:  # 2
@@ -50,15 +50,15 @@ class LruCount:
             if need_bytes(spec, kv) <= group.free_bytes:
                 why = f"{len(up[node])} of {self._most(node)} run"
                 return [Bring(spec.name, group.devices, kv, why)]
-        leaving = sum(one.is_leaving for one in stage.copies)
-        idle = sorted((one.used_ns, one.id) for one in stage.copies if one.is_idle)
+        leaving = sum(one.is_leaving for one in view.copies)
+        idle = sorted((one.used_ns, one.id) for one in view.copies if one.is_idle)
         wanted = max(0, len(missing) - leaving)
         return [Dismiss(name, "least recently used of the idle") for _, name in idle[:wanted]]  # 3
 
-    def wake_ns(self, stage: Stage, at_ns: int) -> int | None:
+    def wake_ns(self, view: View, at_ns: int) -> int | None:
         return None
 
-    def refuses(self, stage: Stage, request: Request) -> str | None:
+    def refuses(self, view: View, request: Request) -> str | None:
         return None
 
     def _most(self, node_id: str) -> int:

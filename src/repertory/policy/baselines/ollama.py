@@ -6,14 +6,14 @@ the runner of the shortest keep-alive goes: an idle one if there is one, or the 
 """
 
 from repertory.domain.requests import Request
-from repertory.policy.baselines.stage import (
+from repertory.policy.baselines.view import (
     Bring,
-    Copy,
     Dismiss,
     Group,
+    ModelView,
     Move,
-    Part,
-    Stage,
+    ReplicaView,
+    View,
     full_slots,
     need_bytes,
 )
@@ -45,54 +45,54 @@ class Ollama:
         self.keep_alive_s = keep_alive_s
         self.slots = slots
 
-    def moves(self, stage: Stage, at_ns: int) -> list[Move]:
+    def moves(self, view: View, at_ns: int) -> list[Move]:
         found: list[Move] = [
             Dismiss(copy.id, f"idle for {self.keep_alive_s:.0f} s")  # 5
-            for copy in stage.copies
+            for copy in view.copies
             if copy.is_idle and at_ns >= self._expires_ns(copy)
         ]
         if found:
             return found
-        if any(one.is_leaving or (one.is_moving and not one.is_open) for one in stage.copies):
+        if any(one.is_leaving or (one.is_moving and not one.is_open) for one in view.copies):
             return []  # 1, 3
-        missing = stage.missing()
-        if not missing or not stage.groups(missing[0].spec):
+        missing = view.missing()
+        if not missing or not view.groups(missing[0].spec):
             return []
-        return [self._next(stage, missing[0])]
+        return [self._next(view, missing[0])]
 
-    def _next(self, stage: Stage, part: Part) -> Move:
-        group, kv = self._place(stage, part), full_slots(part.spec, self.slots)
+    def _next(self, view: View, part: ModelView) -> Move:
+        group, kv = self._place(view, part), full_slots(part.spec, self.slots)
         if group is not None:  # 2
             return Bring(part.name, group.devices, kv, "fits into 80 % of what is free")
-        victim = min(stage.copies, key=self._order, default=None)
+        victim = min(view.copies, key=self._order, default=None)
         if victim is not None:  # 3
             return Dismiss(victim.id, "the shortest keep-alive of all")
-        groups = stage.groups(part.spec)
+        groups = view.groups(part.spec)
         group = min(groups, key=lambda one: (-one.free_bytes, one.id))
         kv = full_slots(part.spec, self.slots, group.free_bytes)
         return Bring(part.name, group.devices, kv, "nothing else is loaded")  # 4
 
-    def _place(self, stage: Stage, part: Part) -> Group | None:
+    def _place(self, view: View, part: ModelView) -> Group | None:
         need = need_bytes(part.spec, full_slots(part.spec, self.slots))
         fitting = [
             group
-            for group in stage.groups(part.spec)
-            if len(stage.on(group)) < _MODELS_PER_DEVICE and need <= _SHARE * group.free_bytes
+            for group in view.groups(part.spec)
+            if len(view.on(group)) < _MODELS_PER_DEVICE and need <= _SHARE * group.free_bytes
         ]
         return min(fitting, key=lambda one: (-one.free_bytes, one.id), default=None)
 
-    def _order(self, copy: Copy) -> tuple[bool, str]:
+    def _order(self, copy: ReplicaView) -> tuple[bool, str]:
         """All keep-alives are the same here, so what decides among the idle is the path."""
         return (bool(copy.running), copy.model)
 
-    def _expires_ns(self, copy: Copy) -> int:
+    def _expires_ns(self, copy: ReplicaView) -> int:
         return copy.used_ns + round(self.keep_alive_s * 1e9)
 
-    def wake_ns(self, stage: Stage, at_ns: int) -> int | None:
-        return min((self._expires_ns(one) for one in stage.copies if one.is_idle), default=None)
+    def wake_ns(self, view: View, at_ns: int) -> int | None:
+        return min((self._expires_ns(one) for one in view.copies if one.is_idle), default=None)
 
-    def refuses(self, stage: Stage, request: Request) -> str | None:
-        if stage.parts[request.model].is_up:
+    def refuses(self, view: View, request: Request) -> str | None:
+        if view.parts[request.model].is_up:
             return None
-        pending = sum(len(part.waiting) for part in stage.missing())
+        pending = sum(len(part.waiting) for part in view.missing())
         return "the queue is full" if pending >= _QUEUE else None

@@ -11,14 +11,14 @@ from math import ceil, inf
 from repertory.domain.ladder import Rung
 from repertory.domain.requests import Request
 from repertory.domain.specs import DeviceSpec, ModelSpec
-from repertory.policy.baselines.stage import (
+from repertory.policy.baselines.view import (
     Bring,
-    Copy,
     Dismiss,
     Group,
+    ModelView,
     Move,
-    Part,
-    Stage,
+    ReplicaView,
+    View,
     full_slots,
     need_bytes,
 )
@@ -64,60 +64,60 @@ class Oracle:
             return inf
         return times[at]
 
-    def moves(self, stage: Stage, at_ns: int) -> list[Move]:
-        for part in stage.missing():  # 1
-            found = self._bring(stage, part, at_ns, at_ns)
+    def moves(self, view: View, at_ns: int) -> list[Move]:
+        for part in view.missing():  # 1
+            found = self._bring(view, part, at_ns, at_ns)
             if found:
                 return found
-        for part in stage.waiting_parts():  # 4
+        for part in view.waiting_parts():  # 4
             coming = sum(
                 copy.kv.sequences
                 for copy in part.copies.values()
                 if not copy.is_leaving and not copy.is_open
             )
             if part.is_up and len(part.waiting) > coming:
-                group = self._free(stage, part)
+                group = self._free(view, part)
                 if group is not None:
                     return [self._begin(part, group, "more wait than there are slots")]
-        if stage.layout == self._layout and at_ns < self._quiet_ns:
+        if view.layout == self._layout and at_ns < self._quiet_ns:
             return []
-        for need_ns, part in self._soon(stage, at_ns):
-            found = self._bring(stage, part, at_ns, need_ns)
+        for need_ns, part in self._soon(view, at_ns):
+            found = self._bring(view, part, at_ns, need_ns)
             if found:
                 return found
         return []
 
-    def _soon(self, stage: Stage, at_ns: int) -> list[tuple[float, Part]]:
+    def _soon(self, view: View, at_ns: int) -> list[tuple[float, ModelView]]:
         """Not up, and asked for before a load that began now would be over; soonest first."""
         found = [
             (self.next_ns(part.name, at_ns), part)
-            for part in stage.parts.values()
+            for part in view.parts.values()
             if not part.copies and not part.waiting
         ]
-        due = [one for one in found if one[0] <= at_ns + self._lead_ns(stage, one[1])]
+        due = [one for one in found if one[0] <= at_ns + self._lead_ns(view, one[1])]
         return sorted(due, key=lambda one: (one[0], one[1].name))
 
-    def _lead_ns(self, stage: Stage, part: Part) -> float:
-        if stage.layout != self._layout:
+    def _lead_ns(self, view: View, part: ModelView) -> float:
+        if view.layout != self._layout:
             self._leads_ns.clear()
-            self._layout, self._quiet_ns = stage.layout, -inf
+            self._layout, self._quiet_ns = view.layout, -inf
         lead = self._leads_ns.get(part.name)
         if lead is None:
-            loads = (self._load_s(part, group) for group in stage.groups(part.spec))
+            loads = (self._load_s(part, group) for group in view.groups(part.spec))
             lead = self._leads_ns[part.name] = min(loads, default=0.0) * 1e9
         return lead
 
-    def _load_s(self, part: Part, group: Group) -> float:
+    def _load_s(self, part: ModelView, group: Group) -> float:
         source = Rung.HOST if group.node_id in part.asleep else Rung.DISK
         return self.load_s(part.spec, group.seats[0].spec, source)
 
-    def _bring(self, stage: Stage, part: Part, at_ns: int, need_ns: float) -> list[Move]:
-        group = self._free(stage, part)
+    def _bring(self, view: View, part: ModelView, at_ns: int, need_ns: float) -> list[Move]:
+        group = self._free(view, part)
         if group is not None:
             return [self._begin(part, group, "room is free")]
         ways = []
-        for one in stage.groups(part.spec):
-            victims = self._victims(stage, part, one, at_ns)
+        for one in view.groups(part.spec):
+            victims = self._victims(view, part, one, at_ns)
             if victims is None:
                 continue
             if not victims:
@@ -130,18 +130,18 @@ class Oracle:
         _, _, _, victims = min(ways, key=lambda way: way[:3])  # 2
         return [Dismiss(one.id, f"needed later than {part.name}") for one in victims]
 
-    def _begin(self, part: Part, group: Group, why: str) -> Bring:
+    def _begin(self, part: ModelView, group: Group, why: str) -> Bring:
         kv = full_slots(part.spec, self.slots, group.free_bytes)
         return Bring(part.name, group.devices, kv, why)
 
-    def _free(self, stage: Stage, part: Part) -> Group | None:
+    def _free(self, view: View, part: ModelView) -> Group | None:
         """Room for all slots before room for one; the nearest weights first, then most room."""
         taken = {copy.placement.devices for copy in part.copies.values()}
         for kv in (full_slots(part.spec, self.slots), full_slots(part.spec, 1)):
             need = need_bytes(part.spec, kv)
             fitting = [
                 one
-                for one in stage.groups(part.spec)
+                for one in view.groups(part.spec)
                 if one.devices not in taken and one.free_bytes >= need
             ]
             if fitting:
@@ -150,15 +150,17 @@ class Oracle:
                 )
         return None
 
-    def _victims(self, stage: Stage, part: Part, group: Group, at_ns: int) -> list[Copy] | None:
+    def _victims(
+        self, view: View, part: ModelView, group: Group, at_ns: int
+    ) -> list[ReplicaView] | None:
         """The idle that would go, those needed latest first; none: room is on its way already;
         None: not even all of them are enough.
         """
         need = part.least_bytes
-        held, room = stage.on(group), group.free_bytes
+        held, room = view.on(group), group.free_bytes
         room += sum(copy.held_bytes for copy in held if copy.is_leaving)
-        chosen: list[Copy] = []
-        idle = [copy for copy in held if copy.is_idle and not stage.parts[copy.model].waiting]
+        chosen: list[ReplicaView] = []
+        idle = [copy for copy in held if copy.is_idle and not view.parts[copy.model].waiting]
         for copy in sorted(idle, key=lambda one: (-self.next_ns(one.model, at_ns), one.id)):
             if room >= need:
                 break
@@ -166,20 +168,20 @@ class Oracle:
             room += copy.held_bytes
         return chosen if room >= need else None
 
-    def wake_ns(self, stage: Stage, at_ns: int) -> int | None:
+    def wake_ns(self, view: View, at_ns: int) -> int | None:
         """When the next load has to begin."""
-        if stage.layout == self._layout and at_ns < self._quiet_ns:
+        if view.layout == self._layout and at_ns < self._quiet_ns:
             return self._begin_ns
         begins = [
-            self.next_ns(part.name, at_ns) - self._lead_ns(stage, part)
-            for part in stage.parts.values()
+            self.next_ns(part.name, at_ns) - self._lead_ns(view, part)
+            for part in view.parts.values()
             if not part.copies and not part.waiting
         ]
         first = min((one for one in begins if one > at_ns), default=inf)
         self._begin_ns = None if first == inf else ceil(first)
-        if stage.layout == self._layout and all(one > at_ns for one in begins):
+        if view.layout == self._layout and all(one > at_ns for one in begins):
             self._quiet_ns = min(first, at_ns + HORIZON_S / 2 * 1e9)  # who comes into sight then
         return self._begin_ns
 
-    def refuses(self, stage: Stage, request: Request) -> str | None:
+    def refuses(self, view: View, request: Request) -> str | None:
         return None

@@ -12,14 +12,14 @@ from math import ceil, inf
 from repertory.domain.ladder import Rung
 from repertory.domain.requests import Request
 from repertory.domain.specs import DeviceSpec, ModelSpec
-from repertory.policy.baselines.stage import (
+from repertory.policy.baselines.view import (
     Bring,
-    Copy,
     Dismiss,
     Group,
+    ModelView,
     Move,
-    Part,
-    Stage,
+    ReplicaView,
+    View,
     full_slots,
 )
 
@@ -45,26 +45,26 @@ class Reactive:
         self.load_s = load_s
         self.slots = slots
 
-    def moves(self, stage: Stage, at_ns: int) -> list[Move]:
-        for part in stage.waiting_parts():
+    def moves(self, view: View, at_ns: int) -> list[Move]:
+        for part in view.waiting_parts():
             coming = sum(
                 copy.kv.sequences
                 for copy in part.copies.values()
                 if not copy.is_leaving and not copy.is_open
             )
             if len(part.waiting) > coming:  # 1
-                found = self._start(stage, part, at_ns)
+                found = self._start(view, part, at_ns)
                 if found:
                     return found
-        gone = (copy for copy in stage.copies if at_ns >= self._expires_ns(stage, copy))
+        gone = (copy for copy in view.copies if at_ns >= self._expires_ns(view, copy))
         return [Dismiss(copy.id, "idle for as long as its load takes") for copy in gone]  # 3
 
-    def _start(self, stage: Stage, part: Part, at_ns: int) -> list[Move]:
+    def _start(self, view: View, part: ModelView, at_ns: int) -> list[Move]:
         taken = {copy.placement.devices for copy in part.copies.values()}
-        queues = self._queues_s(stage)
+        queues = self._queues_s(view)
         ways = [
-            (self._start_s(stage, part, group, queues), -group.free_bytes, group.id, group)
-            for group in stage.groups(part.spec)
+            (self._start_s(view, part, group, queues), -group.free_bytes, group.id, group)
+            for group in view.groups(part.spec)
             if group.devices not in taken
         ]
         for start_s, _, _, group in sorted(ways, key=lambda way: way[:3]):  # 2
@@ -75,22 +75,21 @@ class Reactive:
                 kv = full_slots(part.spec, self.slots, group.free_bytes)
                 why = f"starts soonest there: {start_s:.3g} s"
                 return [Bring(part.name, group.devices, kv, why)]
-            if any(copy.is_leaving for copy in stage.on(group)):
+            if any(copy.is_leaving for copy in view.on(group)):
                 return []  # its room is on the way
             return [
-                Dismiss(one.id, f"room for {part.name}")
-                for one in self._victims(stage, group, need)
+                Dismiss(one.id, f"room for {part.name}") for one in self._victims(view, group, need)
             ]
         return []
 
     def _start_s(
-        self, stage: Stage, part: Part, group: Group, queues_s: Mapping[str, float]
+        self, view: View, part: ModelView, group: Group, queues_s: Mapping[str, float]
     ) -> float:
         """Estimated; infinite where not even without the idle there is room."""
         room = group.free_bytes
         if part.least_bytes > room:
             room += sum(
-                copy.held_bytes for copy in stage.on(group) if copy.is_idle or copy.is_leaving
+                copy.held_bytes for copy in view.on(group) if copy.is_idle or copy.is_leaving
             )
         if part.least_bytes > room:
             return inf
@@ -98,35 +97,35 @@ class Reactive:
         source = Rung.HOST if group.node_id in part.asleep else Rung.DISK
         return queued_s + self.load_s(part.spec, group.seats[0].spec, source)
 
-    def _queues_s(self, stage: Stage) -> dict[str, float]:
+    def _queues_s(self, view: View) -> dict[str, float]:
         """What is loading, by node."""
         found: dict[str, float] = {}
-        for copy in stage.copies:
+        for copy in view.copies:
             if copy.is_moving and copy.rung in (Rung.DISK, Rung.HOST):
-                found[copy.node_id] = found.get(copy.node_id, 0.0) + self._load_s(stage, copy)
+                found[copy.node_id] = found.get(copy.node_id, 0.0) + self._load_s(view, copy)
         return found
 
-    def _victims(self, stage: Stage, group: Group, need: int) -> Iterator[Copy]:
+    def _victims(self, view: View, group: Group, need: int) -> Iterator[ReplicaView]:
         room = group.free_bytes
-        idle = (copy for copy in stage.on(group) if copy.is_idle)
+        idle = (copy for copy in view.on(group) if copy.is_idle)
         for copy in sorted(idle, key=lambda one: (one.used_ns, one.id)):
             if room >= need:
                 return
             room += copy.held_bytes
             yield copy
 
-    def _load_s(self, stage: Stage, copy: Copy) -> float:
-        seat = stage.seats[copy.placement.devices[0]]
-        return self.load_s(stage.parts[copy.model].spec, seat.spec, Rung.DISK)
+    def _load_s(self, view: View, copy: ReplicaView) -> float:
+        seat = view.seats[copy.placement.devices[0]]
+        return self.load_s(view.parts[copy.model].spec, seat.spec, Rung.DISK)
 
-    def _expires_ns(self, stage: Stage, copy: Copy) -> float:
+    def _expires_ns(self, view: View, copy: ReplicaView) -> float:
         if not copy.is_idle:
             return inf
-        return copy.used_ns + round(self._load_s(stage, copy) * 1e9)
+        return copy.used_ns + round(self._load_s(view, copy) * 1e9)
 
-    def wake_ns(self, stage: Stage, at_ns: int) -> int | None:
-        first = min((self._expires_ns(stage, copy) for copy in stage.copies), default=inf)
+    def wake_ns(self, view: View, at_ns: int) -> int | None:
+        first = min((self._expires_ns(view, copy) for copy in view.copies), default=inf)
         return None if first == inf else ceil(first)
 
-    def refuses(self, stage: Stage, request: Request) -> str | None:
+    def refuses(self, view: View, request: Request) -> str | None:
         return None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from repertory.domain.requests import Request
 from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec
 from repertory.perf.bytes import kv_bytes
-from repertory.policy.baselines.stage import Bring, Group, Move, Stage, full_slots, need_bytes
+from repertory.policy.baselines.view import Bring, Group, Move, View, full_slots, need_bytes
 
 __all__ = ["Sharing"]
 
@@ -36,33 +36,33 @@ class Sharing:
         self.work_s = work_s
         self.slots = slots
 
-    def moves(self, stage: Stage, at_ns: int) -> list[Move]:
-        if any(stage.copies):
+    def moves(self, view: View, at_ns: int) -> list[Move]:
+        if any(view.copies):
             return []
-        placed = self._placed(stage)
-        held: dict[str, list[ModelSpec]] = {name: [] for name in stage.seats}
+        placed = self._placed(view)
+        held: dict[str, list[ModelSpec]] = {name: [] for name in view.seats}
         for name, group in placed.items():
             for device in group.devices:
-                held[device].append(stage.parts[name].spec)
+                held[device].append(view.parts[name].spec)
         found: list[Move] = []
         for name, group in placed.items():
-            spec = stage.parts[name].spec
+            spec = view.parts[name].spec
             slots = min(self._quota(spec, held[seat.id], seat.free_bytes) for seat in group.seats)
             kv = KvShape(slots, full_slots(spec, 1).cells)
             beside = max(len(held[device]) for device in group.devices)
             found.append(Bring(name, group.devices, kv, f"{beside} share it"))
         return found
 
-    def _placed(self, stage: Stage) -> dict[str, Group]:  # 2
-        held: dict[str, list[ModelSpec]] = {name: [] for name in stage.seats}
-        free = {name: seat.free_bytes for name, seat in stage.seats.items()}
+    def _placed(self, view: View) -> dict[str, Group]:  # 2
+        held: dict[str, list[ModelSpec]] = {name: [] for name in view.seats}
+        free = {name: seat.free_bytes for name, seat in view.seats.items()}
         placed: dict[str, Group] = {}
-        for part in sorted(stage.parts.values(), key=lambda one: (-self._size(one.spec), one.name)):
+        for part in sorted(view.parts.values(), key=lambda one: (-self._size(one.spec), one.name)):
             spec = part.spec
             need = need_bytes(spec, full_slots(spec, 1))
             fitting = [
                 group
-                for group in stage.groups(spec)
+                for group in view.groups(spec)
                 if all(free[device] >= need for device in group.devices)
             ]
             if not fitting:
@@ -112,10 +112,10 @@ class Sharing:
         more = int(left * share / kv_bytes(spec, full_slots(spec, 1)))
         return min(1 + more, self.slots, spec.max_sequences)
 
-    def wake_ns(self, stage: Stage, at_ns: int) -> int | None:
+    def wake_ns(self, view: View, at_ns: int) -> int | None:
         return None
 
-    def refuses(self, stage: Stage, request: Request) -> str | None:
-        if stage.parts[request.model].copies or not any(stage.copies):
+    def refuses(self, view: View, request: Request) -> str | None:
+        if view.parts[request.model].copies or not any(view.copies):
             return None
         return f"{request.model} has found no room beside the others"

@@ -6,7 +6,7 @@ What most teams run: one server per model on its own devices, and a list of what
 from collections.abc import Mapping
 
 from repertory.domain.requests import Request
-from repertory.policy.baselines.stage import Bring, Group, Move, Part, Stage, full_slots
+from repertory.policy.baselines.view import Bring, Group, ModelView, Move, View, full_slots
 
 __all__ = ["Static"]
 
@@ -28,26 +28,26 @@ class Static:
         self._settled: int | None = None
         """The layout to which nothing is to be added."""
 
-    def moves(self, stage: Stage, at_ns: int) -> list[Move]:
-        if stage.layout == self._settled:
+    def moves(self, view: View, at_ns: int) -> list[Move]:
+        if view.layout == self._settled:
             return []
-        ranked = sorted(stage.parts.values(), key=self._rank)
+        ranked = sorted(view.parts.values(), key=self._rank)
         for part in ranked:  # 1, 2
-            group = self._room(stage, part)
+            group = self._room(view, part)
             if group is not None:
                 kv = full_slots(part.spec, self.slots, group.free_bytes)
                 share = self.rates_per_s.get(part.name, 0.0)
                 return [
                     Bring(part.name, group.devices, kv, f"asked for {share:.3g} times a second")
                 ]
-        self._settled = stage.layout
+        self._settled = view.layout
         return []
 
-    def _rank(self, part: Part) -> tuple[bool, float, str]:
+    def _rank(self, part: ModelView) -> tuple[bool, float, str]:
         rate = self.rates_per_s.get(part.name, 0.0)
         return (bool(part.copies), -rate / (len(part.copies) + 1), part.name)
 
-    def _room(self, stage: Stage, part: Part) -> Group | None:
+    def _room(self, view: View, part: ModelView) -> Group | None:
         """Devices with room and none of it yet.  A second one only for who is asked for."""
         if part.copies and not self.rates_per_s.get(part.name, 0.0):
             return None
@@ -55,15 +55,15 @@ class Static:
         need = part.least_bytes
         fitting = [
             group
-            for group in stage.groups(part.spec)
+            for group in view.groups(part.spec)
             if group.devices not in taken and need <= group.free_bytes
         ]
         return min(fitting, key=lambda one: (-one.free_bytes, one.id), default=None)
 
-    def wake_ns(self, stage: Stage, at_ns: int) -> int | None:
+    def wake_ns(self, view: View, at_ns: int) -> int | None:
         return None
 
-    def refuses(self, stage: Stage, request: Request) -> str | None:
-        if stage.parts[request.model].copies:
+    def refuses(self, view: View, request: Request) -> str | None:
+        if view.parts[request.model].copies:
             return None
         return f"{request.model} is not among the models that are offered"  # 3

@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 
 from repertory.domain.requests import Request
 from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec
-from repertory.policy.baselines.stage import (
+from repertory.policy.baselines.view import (
     Bring,
     Dismiss,
     Group,
+    ModelView,
     Move,
-    Part,
-    Stage,
     Stop,
+    View,
     full_slots,
 )
 
@@ -94,35 +94,35 @@ class TokenLevel:
         self._instances: dict[str, Group] = {}
         self._by_width: dict[int, list[str]] = {}
 
-    def moves(self, stage: Stage, at_ns: int) -> list[Move]:
-        self._divide(stage)
-        self._settle(stage)
+    def moves(self, view: View, at_ns: int) -> list[Move]:
+        self._divide(view)
+        self._settle(view)
         found: list[Move] = []
         for name, turns in sorted(self._rounds.items()):
             if turns.order:
-                move = self._turn(stage, self._instances[name], turns, at_ns)
+                move = self._turn(view, self._instances[name], turns, at_ns)
                 if move is not None:
                     found.append(move)
         return found
 
-    def _divide(self, stage: Stage) -> None:
+    def _divide(self, view: View) -> None:
         """Into instances of every width, each width by its load, the widest first; a width for
         which nothing is left shares the instances of the next wider one.
         """
-        if not stage.seats:
+        if not view.seats:
             self._house, self._instances, self._by_width = None, {}, {}
             return
-        widths = sorted({part.spec.devices_per_replica for part in stage.parts.values()})
-        of_one = stage.groups(min(stage.parts.values(), key=_width).spec)
-        house = (of_one, len(stage.parts))
+        widths = sorted({part.spec.devices_per_replica for part in view.parts.values()})
+        of_one = view.groups(min(view.parts.values(), key=_width).spec)
+        house = (of_one, len(view.parts))
         if self._house is not None and self._house[0] is of_one and self._house[1] == house[1]:
             return
         self._house, self._instances, self._by_width = house, {}, {}
-        loads = self._loads(stage)
+        loads = self._loads(view)
         taken: set[str] = set()
         for width in reversed(widths):
-            spec = next(one.spec for one in stage.parts.values() if _width(one) == width)
-            free = [one for one in stage.groups(spec) if not taken & set(one.devices)]
+            spec = next(one.spec for one in view.parts.values() if _width(one) == width)
+            free = [one for one in view.groups(spec) if not taken & set(one.devices)]
             narrower = sum(loads[one] for one in widths if one < width)
             share = loads[width] / (loads[width] + narrower) if narrower else 1.0
             chosen = free[: max(1, round(share * len(free)))]
@@ -135,19 +135,19 @@ class TokenLevel:
         wider = min((one for one in self._by_width if one > width), default=None)
         return [] if wider is None else self._by_width[wider]
 
-    def _loads(self, stage: Stage) -> dict[int, float]:
+    def _loads(self, view: View) -> dict[int, float]:
         """By width; none is nothing."""
-        device = next(iter(stage.seats.values())).spec
+        device = next(iter(view.seats.values())).spec
         found: dict[int, float] = {}
-        for part in stage.parts.values():
+        for part in view.parts.values():
             width = _width(part)
             found[width] = found.get(width, 1e-9) + self.load(part.spec, device)
         return found
 
-    def _settle(self, stage: Stage) -> None:  # 1
+    def _settle(self, view: View) -> None:  # 1
         for name in [name for name, home in self._homes.items() if home not in self._instances]:
             self._rounds.pop(self._homes.pop(name), None)  # its worker is gone
-        for part in stage.parts.values():
+        for part in view.parts.values():
             if _has_work(part):
                 homes = self._by_width.get(_width(part))
                 if part.name not in self._homes and homes:
@@ -160,20 +160,20 @@ class TokenLevel:
     def _round(self, instance: str) -> _Round:
         return self._rounds.setdefault(instance, _Round())
 
-    def _turn(self, stage: Stage, group: Group, turns: _Round, at_ns: int) -> Move | None:
-        held = stage.on(group)
-        others = [name for name in turns.order if _has_work(stage.parts[name])]
+    def _turn(self, view: View, group: Group, turns: _Round, at_ns: int) -> Move | None:
+        held = view.on(group)
+        others = [name for name in turns.order if _has_work(view.parts[name])]
         if not held:
-            return self._next(stage, group, turns, others)
+            return self._next(view, group, turns, others)
         copy = held[0]
         if len(held) > 1 or not copy.is_open:
             return None
         others = [name for name in others if name != copy.model]
-        part = stage.parts[copy.model]
+        part = view.parts[copy.model]
         if turns.ends_ns is None and copy.prompts:
             return None
         if turns.ends_ns is None:  # 3
-            turns.ends_ns = at_ns + round(self._turn_s(stage, group, turns, copy.model) * 1e9)
+            turns.ends_ns = at_ns + round(self._turn_s(view, group, turns, copy.model) * 1e9)
         if not others or (_has_work(part) and at_ns < turns.ends_ns):
             return None
         turns.ends_ns = None  # 2
@@ -184,10 +184,10 @@ class TokenLevel:
             return Dismiss(copy.id, f"{others[0]} has work")
         return Stop(copy.id, f"its turn is over, {others[0]} has work")
 
-    def _next(self, stage: Stage, group: Group, turns: _Round, others: list[str]) -> Move | None:
+    def _next(self, view: View, group: Group, turns: _Round, others: list[str]) -> Move | None:
         if not others:
             return None
-        spec = stage.parts[others[0]].spec
+        spec = view.parts[others[0]].spec
         turns.ends_ns = None
         devices = group.devices[: spec.devices_per_replica]
         return Bring(spec.name, devices, self._kv(spec, group), "its turn")
@@ -195,34 +195,34 @@ class TokenLevel:
     def _kv(self, spec: ModelSpec, group: Group) -> KvShape:
         return full_slots(spec, self.slots, group.free_bytes)
 
-    def _turn_s(self, stage: Stage, group: Group, turns: _Round, name: str) -> float:
+    def _turn_s(self, view: View, group: Group, turns: _Round, name: str) -> float:
         device = group.seats[0].spec
-        names = [one for one in turns.order if _has_work(stage.parts[one]) or one == name]
+        names = [one for one in turns.order if _has_work(view.parts[one]) or one == name]
         slacks = {
-            one: self.tpot_s / self.step_s(stage.parts[one].spec, device, _batch(stage.parts[one]))
+            one: self.tpot_s / self.step_s(view.parts[one].spec, device, _batch(view.parts[one]))
             for one in names
         }
-        switch_s = sum(self.switch_s(stage.parts[one].spec, device) for one in names)
+        switch_s = sum(self.switch_s(view.parts[one].spec, device) for one in names)
         return turns_s(switch_s, slacks)[name]
 
-    def wake_ns(self, stage: Stage, at_ns: int) -> int | None:
+    def wake_ns(self, view: View, at_ns: int) -> int | None:
         ends = [one.ends_ns for one in self._rounds.values() if one.ends_ns is not None]
         return min((one for one in ends if one > at_ns), default=None)
 
-    def refuses(self, stage: Stage, request: Request) -> str | None:
+    def refuses(self, view: View, request: Request) -> str | None:
         return None
 
 
-def _width(part: Part) -> int:
+def _width(part: ModelView) -> int:
     return part.spec.devices_per_replica
 
 
-def _has_work(part: Part) -> bool:
+def _has_work(part: ModelView) -> bool:
     if part.waiting:
         return True
     return bool(part.copies) and any(copy.running for copy in part.copies.values())
 
 
-def _batch(part: Part) -> int:
+def _batch(part: ModelView) -> int:
     running = sum(len(copy.running) for copy in part.copies.values())
     return max(1, min(part.spec.max_sequences, running + len(part.waiting)))

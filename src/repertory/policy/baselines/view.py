@@ -15,15 +15,15 @@ from repertory.perf.bytes import kv_bytes, shape_for, weights_footprint
 
 __all__ = [
     "Bring",
-    "Copy",
+    "DeviceView",
     "Dismiss",
     "Group",
+    "ModelView",
     "Move",
-    "Part",
+    "ReplicaView",
     "Rule",
-    "Seat",
-    "Stage",
     "Stop",
+    "View",
     "Waiting",
     "full_slots",
     "need_bytes",
@@ -31,7 +31,7 @@ __all__ = [
 
 
 @dataclass(slots=True)
-class Seat:
+class DeviceView:
     """A device."""
 
     spec: DeviceSpec
@@ -47,7 +47,7 @@ class Seat:
 class Group:
     """Devices of one node that a replica may span: neighbours, as many as its model wants."""
 
-    seats: tuple[Seat, ...]
+    seats: tuple[DeviceView, ...]
 
     @property
     def id(self) -> str:
@@ -81,7 +81,7 @@ class Waiting:
 
 
 @dataclass(slots=True)
-class Copy:
+class ReplicaView:
     """A replica that is not on the disk only."""
 
     id: str
@@ -117,14 +117,14 @@ class Copy:
 
 
 @dataclass(slots=True)
-class Part:
-    """A model: one of the company's parts."""
+class ModelView:
+    """A model, and who waits for it."""
 
     spec: ModelSpec
     waiting: dict[str, Waiting] = field(default_factory=dict)
-    copies: dict[str, Copy] = field(default_factory=dict)
+    copies: dict[str, ReplicaView] = field(default_factory=dict)
     """Up, on their way up, or on their way down; sleepers are not among them."""
-    asleep: dict[str, Copy] = field(default_factory=dict)
+    asleep: dict[str, ReplicaView] = field(default_factory=dict)
     """By node: weights in host memory, for free or from a budget."""
     least_bytes: int = field(init=False)
     """Per device, of a replica with one slot."""
@@ -147,12 +147,12 @@ class Part:
 
 
 @dataclass(slots=True)
-class Stage:
+class View:
     """Everything."""
 
-    seats: dict[str, Seat] = field(default_factory=dict)
-    parts: dict[str, Part] = field(default_factory=dict)
-    held: dict[str, dict[str, Copy]] = field(default_factory=dict)
+    seats: dict[str, DeviceView] = field(default_factory=dict)
+    parts: dict[str, ModelView] = field(default_factory=dict)
+    held: dict[str, dict[str, ReplicaView]] = field(default_factory=dict)
     """Replicas that hold memory of a device, by the device."""
     layout: int = 0
     """Another number whenever a device, a model, or who holds what has changed: what was found out
@@ -162,10 +162,10 @@ class Stage:
     """By width."""
 
     @property
-    def copies(self) -> Iterator[Copy]:
+    def copies(self) -> Iterator[ReplicaView]:
         return (copy for part in self.parts.values() for copy in part.copies.values())
 
-    def waiting_parts(self) -> list[Part]:
+    def waiting_parts(self) -> list[ModelView]:
         """Who waits longest first."""
         found = [part for part in self.parts.values() if part.waiting]
         return sorted(found, key=lambda part: (part.oldest_ns or 0, part.name))
@@ -179,7 +179,7 @@ class Stage:
         return found
 
     def _divided(self, width: int) -> list[Group]:
-        by_node: dict[str, list[Seat]] = {}
+        by_node: dict[str, list[DeviceView]] = {}
         for seat in self.seats.values():
             by_node.setdefault(seat.node_id, []).append(seat)
         return [
@@ -193,7 +193,7 @@ class Stage:
         self._groups.clear()
         self.layout += 1
 
-    def on(self, group: Group) -> list[Copy]:
+    def on(self, group: Group) -> list[ReplicaView]:
         """Replicas that hold memory of any of its devices, by name."""
         if len(group.seats) == 1:
             found = self.held.get(group.seats[0].id)
@@ -203,7 +203,7 @@ class Stage:
         }
         return [copies[name] for name in sorted(copies)]
 
-    def missing(self) -> list[Part]:
+    def missing(self) -> list[ModelView]:
         """Of those, the ones that nobody serves or is about to."""
         return [part for part in self.waiting_parts() if not part.is_up]
 
@@ -246,13 +246,13 @@ class Rule(Protocol):
     minds_tokens: bool
     """It wants to be asked after first tokens too, and after requests that found a slot at once."""
 
-    def moves(self, stage: Stage, at_ns: int) -> list[Move]:
+    def moves(self, view: View, at_ns: int) -> list[Move]:
         """What is to be done now; asked again until there is nothing."""
 
-    def wake_ns(self, stage: Stage, at_ns: int) -> int | None:
+    def wake_ns(self, view: View, at_ns: int) -> int | None:
         """When to be asked though nothing happens; None: never."""
 
-    def refuses(self, stage: Stage, request: Request) -> str | None:
+    def refuses(self, view: View, request: Request) -> str | None:
         """Why a request is turned away at the door; None: it is let in."""
 
 
