@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["Check", "at_least", "at_most", "finish", "percentile"]
+__all__ = ["Check", "at_least", "at_most", "finish", "percentile", "write"]
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,15 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def finish(out: Path, checks: Sequence[Check], raw: Any) -> int:  # Any: JSON
-    """Print the table, write the file; the exit code, 1 if a bar is missed."""
+def write(out: Path, checks: Sequence[Check], raw: Any) -> None:  # Any: JSON
     out.parent.mkdir(parents=True, exist_ok=True)
     document = {"checks": [asdict(one) for one in checks], "raw": raw}
     out.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def finish(out: Path, checks: Sequence[Check], raw: Any) -> int:  # Any: JSON
+    """Print the table, write the file; the exit code, 1 if a bar is missed."""
+    write(out, checks, raw)
     for one in checks:
         sign = "<=" if one.better == "lower" else ">="
         verdict = "holds" if one.holds else "MISSED"

@@ -4,14 +4,15 @@ import argparse
 import itertools
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.checks import Check, finish
+from bench.checks import Check, at_most, finish, write
 
-__all__ = ["Run", "Scenes", "main"]
+__all__ = ["Run", "Scenes", "main", "play"]
 
 
 @dataclass
@@ -63,5 +64,25 @@ def main(program: str, about: str, scenes: Scenes) -> int:
     )
     chosen = options.parse_args()
     run = Run(chosen.out.parent / "serve", chosen.peers)
-    checks = [one for name in chosen.only or scenes for one in scenes[name](run)]
+    checks = play(run, {each: scenes[each] for each in chosen.only or scenes}, chosen.out)
     return finish(chosen.out, checks, run.raw)
+
+
+def play(run: Run, scenes: Scenes, out: Path) -> list[Check]:
+    """One after the other.  What is read is on the disk when a scene ends, and one that breaks off
+    takes no other with it: it is a bar that is missed.
+    """
+    checks: list[Check] = []
+    lasted_s: dict[str, float] = {}
+    run.keep("seconds", lasted_s)
+    for name, scene in scenes.items():
+        run.say(f"{name} begins")
+        began_s = time.monotonic()
+        try:
+            checks += scene(run)
+        except Exception:  # noqa: BLE001 - said, and counted
+            traceback.print_exc()
+            checks.append(at_most(f"{name}: broke off", "", 1, 0))
+        lasted_s[name] = round(time.monotonic() - began_s, 1)
+        write(out, checks, run.raw)
+    return checks
