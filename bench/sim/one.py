@@ -68,6 +68,7 @@ def played(
         result = play(Scenario(fleet, "repertory"), arrivals, writer.add, record)
         if profiled is not None:
             profiled.disable()
+        digest = sink.digest()  # what is left is written with it
         seconds = time.process_time() - began_s
     return {
         **wanted,
@@ -77,7 +78,7 @@ def played(
         "models": len(fleet.models),
         "devices": len(fleet.devices),
         "decisions": sink.decisions,
-        "digest": sink.digest(),
+        "digest": digest,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
