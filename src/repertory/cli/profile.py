@@ -224,12 +224,14 @@ class _Run:
         from repertory.live.profile_files import file_of, identity_of, profiles_folder
         from repertory.profiler.campaign import begun
         from repertory.profiler.plan import items_for, points_for
+        from repertory.profiler.worker import worker_core_time
 
         spec = subject.spec
         identity = identity_of(spec.digest, is_exact=self.is_exact)
         path = file_of(profiles_folder(self.state_dir), spec.name, identity)
         items = items_for(subject, self.others, stand.node, points_for(is_quick))
         campaign = begun(path, subject, identity, items)
+        campaign.core_time = worker_core_time
         if campaign.stale is not None:
             _say(f"{spec.name}: stale, measured anew: {path.name}: {campaign.stale}")
         if not campaign.left:
