@@ -50,7 +50,8 @@ _FIELDS: dict[type, str] = {
 
 
 _CROWDED_SHARE = 0.15
-"""Waited for a core, of all the time that it wanted one."""
+"""Waited for a core, of all the time that it wanted one.  Measured on two cores, a 1.1B beside two
+other programs: 0.34 to 0.55; prompts read in such company took 24 ms a token, later ones 10."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def _crowd(waited_share: float) -> str | None:
         return None
     return (
         f"read beside other programs: of the time that it wanted a core it waited "
-        f"{100 * waited_share:.0f} %, so this is too long"
+        f"{100 * waited_share:.0f} %, so its times are too long"
     )
 
 
