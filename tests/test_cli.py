@@ -485,6 +485,31 @@ def test_profile_shows_what_was_measured_and_names_what_is_not_used(
     assert found["devices"][0]["loads"][0]["seconds"] == [0.25, 0.5, 0.75]
 
 
+def test_profile_names_what_was_measured_of_another_version_of_a_file(
+    tmp_path: Path, capsys: Output
+) -> None:
+    make_model(tmp_path / "coder.gguf", size="tiny")
+    here = identity_of("fedcba9876543210", is_exact=False)
+    load = LoadReading(WeightsForm.PLAIN, Rung.HOST, None, 1.0, MIB, (0.25, 0.5, 0.75))
+    device = DeviceReadings("cpu0", "cpu", 2, loads=(load,))
+    old = Readings("coder", here, 2, MIB, 0, 0, 100, (device,))
+    state = tmp_path / "state"
+    write_file(profiles_folder(state) / "coder-old.json", ProfileFile(FORMAT, (), old))
+    place = ["--source", str(tmp_path), "--state-dir", str(state)]
+    assert main(["profile", "--memory", "100MiB", *place]) == 2, "it is named before all else"
+    told = "coder-old.json: made of another version of coder (file fedcba987654, here "
+    assert f"stale, not used: {told}" in capsys.readouterr().err
+    assert main(["profile", "--show", *place]) == 4
+    assert f"not used: {told}" in capsys.readouterr().err
+    assert main(["profile", "--show", "--state-dir", str(state)]) == 0, "no file to compare with"
+    another = replace(old, identity=replace(here, digest="0123456789abcdef"))
+    write_file(profiles_folder(state) / "coder.json", ProfileFile(FORMAT, (), another))
+    assert main(["profile", "--show", "--state-dir", str(state)]) == 0
+    assert "coder: several versions of its file were measured; --source tells" in (
+        capsys.readouterr().err
+    )
+
+
 def test_profile_refuses_too_little_memory_with_the_arithmetic(
     tmp_path: Path, capsys: Output
 ) -> None:

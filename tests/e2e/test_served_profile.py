@@ -7,10 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from serving import starting, wait_for
+from serving import RunningServer, starting, wait_for
 
 from repertory.cli import main
-from repertory.live.profile_files import ProfileFile, read_file
+from repertory.domain.ladder import Rung
+from repertory.domain.readings import DeviceReadings, LoadReading, Readings
+from repertory.domain.specs import WeightsForm
+from repertory.live.profile_files import (
+    FORMAT,
+    ProfileFile,
+    identity_of,
+    profiles_folder,
+    read_file,
+    write_file,
+)
 from repertory.reports.log_files import decisions
 
 Output = pytest.CaptureFixture[str]
@@ -71,5 +81,28 @@ def test_killed_in_the_middle_it_goes_on_and_then_measures_nothing(
         server = begin(two_tiny)
         server.wait_ready()
         server.stop()
+    assert told_of_profiles(server) == 1
+    assert "profile not used" not in server.words.text
+
+
+def told_of_profiles(server: RunningServer) -> int:
     kinds = [decision["event"]["kind"] for decision in decisions(server.log_files())]
-    assert kinds.count("ModelProfiled") == 1
+    return kinds.count("ModelProfiled")
+
+
+def test_what_was_measured_of_another_version_of_a_file_is_named_at_the_start_and_not_used(
+    two_tiny: Path, tmp_path: Path
+) -> None:
+    here = identity_of("fedcba9876543210", is_exact=False)
+    load = LoadReading(WeightsForm.PLAIN, Rung.HOST, None, 1.0, 1000, (0.1, 0.2, 0.15))
+    device = DeviceReadings("cpu0", "cpu", 2, loads=(load,))
+    old = Readings("one", here, 2, 1000, 0, 0, 100, (device,))
+    write_file(profiles_folder(tmp_path) / "old.json", ProfileFile(FORMAT, (), old))
+    with starting(tmp_path) as begin:
+        server = begin(two_tiny)
+        server.wait_ready()
+        server.stop()
+    assert told_of_profiles(server) == 0
+    said = "profile not used: old.json: made of another version of one (file fedcba987654, here "
+    assert said in server.words.text
+    assert "`repertory profile one` measures the one that is there now" in server.words.text

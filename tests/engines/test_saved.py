@@ -53,8 +53,12 @@ def test_a_conversation_finds_its_cells_again(model_file, flags, way):  # type: 
             first = await ask(engine, listener, "first", LONG)
             turn = [*LONG, *first.tokens, *range(400, 420)]
             expected = await ask(engine, listener, "expected", turn)
+            assert first.steps[0].displaced_bytes == 0, "nobody had the slot before"
             if way == "overwritten":
-                await ask(engine, listener, "other", OTHER)
+                other = await ask(engine, listener, "other", OTHER)
+                assert other.steps[0].displaced_bytes > 8 * MIB * len(turn) // 1024
+                assert other.steps[0].displaced_ns > 0
+                assert not any(one.displaced_bytes for one in other.steps[1:]), "told once"
             else:
                 await walk.deactivate()
                 if way == "unloaded":

@@ -1,10 +1,11 @@
 """Weights that rest: their pages are given back, and the file stays open for the next load."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from running import spec_of
+from running import Walk, running_engine, spec_of
 
 from repertory.domain.specs import ModelSpec, Placement, WeightsForm
 from repertory.engines.llamacpp import weights
@@ -27,13 +28,36 @@ def test_weights_that_rest_hold_no_pages_and_are_the_same_model_when_they_come_b
     held = shelf.take(spec, PLAIN, None)
     model, taken, mapped = held.model, held.weights_bytes, file_bytes()
     assert taken >= spec.weights_bytes
+    assert held.first_ns > 0
     shelf.give_back(held)
     assert mapped - file_bytes() > 0.95 * spec.weights_bytes, "its pages are gone"
     again = shelf.take(spec, PLAIN, None)
+    assert again.first_ns == 0, "its vocabulary was kept"
     assert again.model is model
     assert again.weights_bytes == taken
     assert mapped - file_bytes() < 0.05 * spec.weights_bytes, "and back"
     shelf.give_back(again)
+
+
+def test_what_a_worker_will_not_do_again_is_told_with_the_first_move(model_file):  # type: ignore[no-untyped-def]
+    """A vocabulary is read, and a few tokens are computed; a part of what the move took."""
+
+    async def play() -> None:
+        async with running_engine() as engine:
+            walk = Walk(engine, spec_of(model_file(size="50m")))
+            firsts: list[list[int]] = []
+            for _ in range(2):
+                loaded, opened = await walk.load(), await walk.activate(1, 512)
+                for one in (loaded, opened):
+                    assert 0 <= one.first_ns < one.took_ns
+                firsts.append([loaded.first_ns, opened.first_ns])
+                grown, closed = await walk.resize(1, 1024), await walk.deactivate()
+                assert (grown.first_ns, closed.first_ns) == (0, 0)
+                assert (await walk.unload()).first_ns == 0
+            assert all(firsts[0])
+            assert firsts[1] == [0, 0]
+
+    asyncio.run(play())
 
 
 def test_weights_that_were_copied_are_freed(model_file):  # type: ignore[no-untyped-def]
@@ -41,6 +65,7 @@ def test_weights_that_were_copied_are_freed(model_file):  # type: ignore[no-unty
     freed: list[str] = []
     shelf = Shelf(leaving=lambda location, _: freed.append(location))
     held = shelf.take(spec, REPACKED, None)
+    assert held.first_ns == 0, "the next load will read its vocabulary again"
     model = held.model
     shelf.give_back(held)
     assert model.handle is None

@@ -165,11 +165,21 @@ def slots_that_grow() -> Play:
     return play
 
 
+def a_slot_that_another_conversation_had() -> Play:
+    play = Play(replace(llama_world(models=1, memory_gib=8.0), settings=Settings(prewarm=False)))
+    name = play.ask("a")
+    play.load_all()
+    play.started.add(name)
+    play.send(FirstToken(play.now_ns, name, displaced_bytes=8 << 20, displaced_ns=SECOND))
+    return play
+
+
 def test_played_scenes_have_errors_of_every_kind_that_the_page_names() -> None:
     page = PAGES["observability/metrics.md"]()
     told = page[page.index(f"Kinds of `{ERROR}`") :].split("\n\n")[0]
     named = {one.strip("`") for one in re.findall("`[a-z]+`", told)}
     found = kinds_of(one_stopped_for_another()) | kinds_of(slots_that_grow())
+    found |= kinds_of(a_slot_that_another_conversation_had())
     assert found == named - {"stage", "drop"}, "edges that llama.cpp has not"
 
 

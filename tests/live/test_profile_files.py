@@ -95,6 +95,32 @@ def test_the_other_modes_files_are_passed_over(tmp_path: Path) -> None:
     assert read_profiles(tmp_path, replace(HERE, is_exact=True)).readings
 
 
+def test_a_profile_of_another_version_of_a_file_on_offer_is_named_and_not_used(
+    tmp_path: Path,
+) -> None:
+    write_file(tmp_path / "old.json", profile(replace(HERE, digest="fedcba9876543210")))
+    write_file(tmp_path / "new.json", profile())
+    found = read_profiles(tmp_path, HERE, {"coder": HERE.digest})
+    assert list(found.readings) == [HERE.digest]
+    (old,) = found.replaced
+    assert old.path.name == "old.json"
+    assert old.reason.startswith(
+        "made of another version of coder (file fedcba987654, here 0123456789ab): the file was "
+        "replaced after it was measured; `repertory profile coder` measures the one"
+    )
+    assert found.refused == ()
+
+
+def test_what_is_on_offer_under_another_name_or_not_at_all_is_no_other_version(
+    tmp_path: Path,
+) -> None:
+    """A file that was renamed is the one that was measured: its digest says so."""
+    write_file(tmp_path / "one.json", profile())
+    for offered in ({}, {"writer": "ffff"}, {"coder": "ffff", "renamed": HERE.digest}):
+        found = read_profiles(tmp_path, HERE, offered)
+        assert (list(found.readings), found.replaced) == ([HERE.digest], ())
+
+
 def test_of_two_for_one_model_the_fuller_counts(tmp_path: Path) -> None:
     write_file(tmp_path / "a.json", profile(done=3))
     fuller = ProfileFile(FORMAT, ("1", "2", "3", "4"), readings(model="renamed"))

@@ -76,3 +76,21 @@ def test_what_is_not_used_is_said_once_with_the_reason(tmp_path: Path) -> None:
     put(tmp_path, "b.json", A)
     assert [profiled.look(), profiled.look()] == [False, True]
     assert len(said) == 2
+
+
+def test_a_profile_of_another_version_of_a_file_is_named_and_comes_back_with_that_file(
+    tmp_path: Path,
+) -> None:
+    said: list[str] = []
+    offered = {"a": "digest-b"}
+    put(tmp_path, "a.json", A)
+    profiled = Profiled(tmp_path, False, said.append, lambda: offered)
+    assert not profiled.look()
+    (words,) = said
+    assert words.startswith("profile not used: a.json: made of another version of a (file digest-a")
+    assert "`repertory profile a` measures the one that is there now" in words
+    assert not profiled.look()
+    offered["a"] = "digest-a"
+    assert profiled.look()
+    assert [one.digest for one in profiled.events(7, NODE)] == ["digest-a"]
+    assert len(said) == 1

@@ -3,13 +3,15 @@
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from repertory.core.costbook import CostBook
 from repertory.core.demand import ArrivalRate, OutputLength
 from repertory.domain.ladder import Edge, Rung
 from repertory.domain.specs import DeviceSpec, KvShape, Placement, WeightsForm
 from repertory.perf.bytes import MIN_CELLS, kv_bytes, power_of_two, shape_for, weights_footprint
-from repertory.perf.costs import Estimated, Observed, Ratio, learn, predict
+from repertory.perf.costs import Estimated, Observed, Ratio, learn, predict, telling
 from repertory.perf.profiles import Law, prior_profile
 from worlds import GIB, MIB, model
 
@@ -157,6 +159,33 @@ def test_output_length_is_a_running_median_with_a_prior() -> None:
     for _ in range(31):
         length.count(7)
     assert length.median_tokens == 7
+
+
+def test_what_law_and_fixed_costs_tell_of_a_reading() -> None:
+    """1. Beside larger fixed costs: nothing.  2. Beside those that are lost in its error: all.
+    3. Between them by variances.
+    """
+    assert telling(1.0, 1.0, 0.6) == 0.0  # 1
+    assert telling(20.0, 1.0, 0.3) == 1.0  # 2
+    assert telling(2.0, 1.0, 0.5) == pytest.approx(0.5)  # 3
+    assert telling(100.0, 5.0, 0.0) == telling(100.0, 5.0, 0.1) < 1.0, "readings scatter"
+
+
+@given(st.floats(1e-6, 1e3), st.floats(1e-6, 1e3), st.floats(0.0, 2.0), st.floats(1.0, 10.0))
+def test_longer_readings_tell_more(
+    law_s: float, fixed_s: float, error: float, longer: float
+) -> None:
+    assert 0.0 <= telling(law_s, fixed_s, error) <= telling(longer * law_s, fixed_s, error) <= 1.0
+
+
+def test_of_what_tells_little_little_is_learned_and_no_drift_is_seen() -> None:
+    first = learn(None, 3.0, 1.0, weight=0.25, believed=2.0)
+    assert first.value == pytest.approx(2.25)
+    assert learn(first, 4.25, 1.0, weight=0.5).value == pytest.approx(2.25 + 0.3 * 0.5 * 2.0)
+    ratio: Ratio | None = Ratio(1.0, 9, 0.05)
+    for _ in range(4):
+        ratio = learn(ratio, 1.5, 1.0, weight=0.1)
+        assert (ratio.run, ratio.has_drifted) == (0, False)
 
 
 def test_three_in_a_row_beyond_chance_are_a_drift_and_the_newest_is_taken_as_if_it_were_first() -> (

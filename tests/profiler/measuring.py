@@ -7,7 +7,7 @@ from repertory.domain.readings import Identity
 from repertory.domain.specs import DeviceSpec, ModelSpec, NodeSpec
 from repertory.engines.fake import FakeEngine, llama_like
 from repertory.perf.profiles import Law, Profile, StepLaw, prior_profile, straight
-from repertory.profiler.campaign import Campaign, Ended, begun
+from repertory.profiler.campaign import Campaign, CoreTime, Ended, begun
 from repertory.profiler.plan import Points, items_for
 from repertory.profiler.stand import opened
 from repertory.profiler.subjects import Subject
@@ -66,11 +66,13 @@ def measured(
     node: NodeSpec = NODE,
     room_bytes: int = 8 * GIB,
     told: Callable[[Ended], None] = lambda _: None,
+    core_time: Callable[[], CoreTime] = CoreTime,
 ) -> Campaign:
     """Model `one`, beside `two`: from its file, if there is one, to its file."""
 
     async def main(_: VirtualLoop) -> Campaign:
         campaign = begun(path, ONE, HERE, items_for(ONE, [ONE, TWO], node, points))
+        campaign.core_time = core_time
         engine = FakeEngine(node, known_profile)
         rooms = {device.id: room_bytes for device in node.devices}
         async with opened(engine, node, rooms) as stand:

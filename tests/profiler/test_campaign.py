@@ -1,5 +1,6 @@
 """A run that ends anywhere goes on there; what is measured already is not measured again."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from repertory.domain.errors import ConfigError
 from repertory.domain.specs import DeviceSpec
 from repertory.engines.fake import llama_like, vllm_like
 from repertory.live.profile_files import FORMAT, ProfileFile, read_file, write_file
-from repertory.profiler.campaign import Ended, begun
+from repertory.profiler.campaign import CoreTime, Ended, begun
 from repertory.profiler.plan import Points, items_for, points_for
 from repertory.profiler.subjects import Subject
 from worlds import GIB, MIB, model
@@ -132,6 +133,28 @@ def test_what_finds_no_room_is_noted_with_the_arithmetic_and_tried_again(tmp_pat
     assert "but cpu0 has 1,224 MiB" in note
     measured(path, FEW, ALONE)
     assert not any("but cpu0 has" in one for one in file_at(path).readings.notes)
+
+
+@pytest.mark.parametrize(("waited_s", "is_noted"), [(0.1, False), (3.0, True)])
+def test_what_was_read_while_other_programs_had_the_cores_is_noted(
+    tmp_path: Path, waited_s: float, is_noted: bool
+) -> None:
+    """By how long the worker's threads were ready and had none; each item took one second."""
+    asked = itertools.count()
+    campaign = measured(
+        tmp_path / "one.json",
+        TINY,
+        ALONE,
+        core_time=lambda: CoreTime(ran_s := float(next(asked)), waited_s * ran_s),
+    )
+    words = ": read beside other programs: of the time that it wanted a core it waited 75 %"
+    noted = [one.partition(words)[0] for one in campaign.file.readings.notes if words in one]
+    assert noted == (list(campaign.file.done) if is_noted else [])
+
+
+def test_threads_that_ended_meanwhile_are_no_time_gained() -> None:
+    assert CoreTime(1.0, 1.0).waited_share(CoreTime(5.0, 0.5)) == 1.0
+    assert CoreTime(1.0, 1.0).waited_share(CoreTime(5.0, 5.0)) == 0.0
 
 
 def test_a_file_that_cannot_be_written_ends_the_run_with_its_name(tmp_path: Path) -> None:

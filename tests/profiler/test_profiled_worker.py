@@ -24,8 +24,21 @@ from repertory.profiler.campaign import begun
 from repertory.profiler.plan import items_for
 from repertory.profiler.stand import opened
 from repertory.profiler.subjects import Place, Subject
-from repertory.profiler.worker import open_stand, profiler_config, subject_of
+from repertory.profiler.worker import open_stand, profiler_config, subject_of, worker_core_time
 from worlds import GIB, MIB
+
+
+def test_what_a_worker_computes_and_waits_is_read_from_the_kernel(two_tiny: Path) -> None:
+    async def run() -> tuple[float, float]:
+        before = worker_core_time()
+        async with running_engine() as engine:
+            await engine.tokenize(str(two_tiny / "two.gguf"), "some words")
+            now = worker_core_time()
+        return now.ran_s - before.ran_s, now.waited_share(before)
+
+    ran_s, share = asyncio.run(run())
+    assert ran_s > 0.0
+    assert 0.0 <= share < 1.0
 
 
 def test_layers_on_an_accelerator(two_tiny: Path, tmp_path: Path) -> None:

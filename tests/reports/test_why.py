@@ -146,10 +146,13 @@ def test_what_a_first_token_did_not_have_to_wait_for_is_told(log: Log) -> None:
     log.add(FirstToken(109 * SECOND, "q8", 896, 8 * MIB, 2_000_000, Rung.DISK))
     log.add(Arrived(109 * SECOND, Request("q9", "coder", 900, 99)))
     log.add(FirstToken(109 * SECOND, "q9", 128))
-    stories = [explain(log.records, name) for name in ("q8", "q9")]
+    log.add(Arrived(109 * SECOND, Request("q10", "coder", 900, 99)))
+    log.add(FirstToken(109 * SECOND, "q10", displaced_bytes=4 * MIB, displaced_ns=1_000_000))
+    stories = [explain(log.records, name) for name in ("q8", "q9", "q10")]
     found = [str(one) for one in stories]
     assert "(896 tokens before it were found; 8.0 MiB copied back from disk in 2.0 ms)" in found[0]
     assert "(128 tokens before it were found)" in found[1]
+    assert "(4.0 MiB of another conversation copied out first, in 1.0 ms)" in found[2]
 
 
 @pytest.mark.parametrize("name", ["coder", "gpt-4o-mini"])

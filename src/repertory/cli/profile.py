@@ -1,6 +1,7 @@
 """`profile`: what everything costs on this machine, measured ahead of its first use."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,6 +32,7 @@ from repertory.reports.figures import seconds_text
 
 if TYPE_CHECKING:
     from repertory.domain.readings import Readings
+    from repertory.live.catalogue import Look
     from repertory.live.profile_files import Profiles
     from repertory.profiler.campaign import Campaign, Ended
     from repertory.profiler.stand import Stand
@@ -68,10 +70,11 @@ def profile(  # noqa: PLR0913  one for each flag
     What was interrupted goes on when it is run again, and what was measured is not measured twice.
     A server may serve meanwhile; then figures are noisier.
     """
+    flags = Flags(memory_bytes=memory, state_dir=state_dir, is_exact=exact)
     if show:
-        found = _shown(models or [], state_folder(state_dir), bool(exact))
+        offered = None if source is None else _digests(_look(_config([], source, flags)))
+        found = _shown(models or [], state_folder(state_dir), bool(exact), offered)
     else:
-        flags = Flags(memory_bytes=memory, state_dir=state_dir, is_exact=exact)
         found = _measured(models or [], source, flags, quick)
     if json:
         typer.echo(msgspec.json.encode(found).decode())
@@ -95,15 +98,20 @@ def _say(words: str) -> None:
     typer.echo(words, err=True)
 
 
-def _shown(models: Sequence[str], state_dir: Path, is_exact: bool) -> "list[Readings]":
+def _shown(
+    models: Sequence[str], state_dir: Path, is_exact: bool, offered: Mapping[str, str] | None
+) -> "list[Readings]":
+    """`offered`: digests by name, where a source was named; else nobody knows which file counts."""
     from repertory.live.profile_files import identity_of, profiles_folder, read_profiles
 
-    profiles: Profiles = read_profiles(
-        profiles_folder(state_dir), identity_of("", is_exact=is_exact)
-    )
-    for one in profiles.refused:
+    here = identity_of("", is_exact=is_exact)
+    profiles: Profiles = read_profiles(profiles_folder(state_dir), here, offered)
+    for one in (*profiles.refused, *profiles.replaced):
         _say(f"not used: {one.path.name}: {one.reason}")
-    found = sorted(profiles.readings.values(), key=lambda one: one.model)
+    found = sorted(profiles.readings.values(), key=lambda one: (one.model, one.identity.digest))
+    versions = Counter(one.model for one in found)
+    for name in (name for name, count in sorted(versions.items()) if count > 1):
+        _say(f"{name}: several versions of its file were measured; --source tells which counts")
     if models:
         found = [one for one in found if one.model in models]
     if not found:
@@ -111,15 +119,25 @@ def _shown(models: Sequence[str], state_dir: Path, is_exact: bool) -> "list[Read
     return found
 
 
+def _look(config: ServeConfig) -> "Look":
+    from repertory.live.catalogue import Catalogue
+
+    return Catalogue(config.models, config.folders, config.is_exact).look()
+
+
+def _digests(look: "Look") -> dict[str, str]:
+    """Of the files on offer, by the name of the model."""
+    return {name: offer.spec.digest for name, offer in sorted(look.offers.items())}
+
+
 def _measured(
     models: Sequence[str], source: Path | None, flags: Flags, is_quick: bool
 ) -> "list[Readings]":
-    from repertory.live.catalogue import Catalogue
     from repertory.profiler.plan import points_for
     from repertory.profiler.worker import profiler_config, subject_of
 
     config = _config(models, source, flags)
-    look = Catalogue(config.models, config.folders, config.is_exact).look()
+    look = _look(config)
     look.check()
     subjects = {name: subject_of(offer) for name, offer in sorted(look.offers.items())}
     wanted = list(subjects) if not models else [_named(one, look.names, subjects) for one in models]
@@ -131,6 +149,7 @@ def _measured(
     if len(subjects) == 1:
         _say("there is no other model to give way to, so no preemption is measured")
     points = points_for(is_quick)
+    _name_replaced(config, _digests(look))
     chosen = [subjects[name] for name in dict.fromkeys(wanted)]
     run = _Run(chosen, list(subjects.values()), config.is_exact, config.state_dir)
     try:
@@ -141,6 +160,15 @@ def _measured(
         raise WorkerGone(
             f"{gone}\nwhat was measured is kept, and the same command goes on from here"
         ) from None
+
+
+def _name_replaced(config: ServeConfig, offered: Mapping[str, str]) -> None:
+    """Profiles of another version of a file that is here: what they say, they say of that one."""
+    from repertory.live.profile_files import identity_of, profiles_folder, read_profiles
+
+    here = identity_of("", is_exact=config.is_exact)
+    for one in read_profiles(profiles_folder(config.state_dir), here, offered).replaced:
+        _say(f"stale, not used: {one.path.name}: {one.reason}")
 
 
 def _config(models: Sequence[str], source: Path | None, flags: Flags) -> ServeConfig:
@@ -196,12 +224,14 @@ class _Run:
         from repertory.live.profile_files import file_of, identity_of, profiles_folder
         from repertory.profiler.campaign import begun
         from repertory.profiler.plan import items_for, points_for
+        from repertory.profiler.worker import worker_core_time
 
         spec = subject.spec
         identity = identity_of(spec.digest, is_exact=self.is_exact)
         path = file_of(profiles_folder(self.state_dir), spec.name, identity)
         items = items_for(subject, self.others, stand.node, points_for(is_quick))
         campaign = begun(path, subject, identity, items)
+        campaign.core_time = worker_core_time
         if campaign.stale is not None:
             _say(f"{spec.name}: stale, measured anew: {path.name}: {campaign.stale}")
         if not campaign.left:

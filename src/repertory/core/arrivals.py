@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from repertory.core.comparing import compare_generation, compare_resume, take_up
+from repertory.core.copies import KvCopy, learn_copy
 from repertory.core.costbook import RESUME_KEYS
 from repertory.core.landing import say_drift
 from repertory.core.queueing import ahead_share, enqueue
@@ -17,7 +18,7 @@ from repertory.domain.requests import Fault, Outcome, OutcomeKind, Request
 from repertory.domain.specs import Placement
 from repertory.perf.bytes import shape_for
 from repertory.perf.costs import weakest
-from repertory.perf.profiles import ACTIVATE, DECODE_KEYS, LOAD_KEYS, PREFILL_KEYS
+from repertory.perf.profiles import ACTIVATE, DECODE_KEYS, KV_IN, KV_OUT, LOAD_KEYS, PREFILL_KEYS
 from repertory.policy.admit import Backlog, admit, in_time
 
 __all__ = [
@@ -81,12 +82,31 @@ def take_first_token(state: State, step: Step, event: FirstToken) -> None:
     if record is not None:
         if record.made_tokens:
             _learn_resume(state, step, record, event.reused_tokens)
+        if event.restored_bytes or event.displaced_bytes:
+            _learn_copies(state, step, record, event)
         record.walk(RequestStep.FIRST_TOKEN)
         record.taken_up_ns = step.at_ns
         if state.pauses:
             take_up(state, step, record)
         if record.is_suspect:
             end_trial(state, step, record)
+
+
+def _learn_copies(state: State, step: Step, record: RequestRecord, event: FirstToken) -> None:
+    """Cells that came back for it, and those that made way.  From the disk it takes what the disk
+    takes, of which the law of copies knows nothing.
+    """
+    assert record.replica_id is not None
+    replica = state.replicas[record.replica_id]
+    if replica.spec.digest != state.models[replica.model].spec.digest:
+        return  # it was another file
+    copies = [KvCopy(KV_OUT, event.displaced_bytes, event.displaced_ns)]
+    if event.restored_from is Rung.HOST:
+        copies.append(KvCopy(KV_IN, event.restored_bytes, event.restored_ns))
+    for copy in copies:
+        if copy.size_bytes:
+            learned = learn_copy(state, step, replica, copy, record.request.id)
+            say_drift(step, replica.model, "kv", learned)
 
 
 def _learn_resume(state: State, step: Step, record: RequestRecord, reused: int) -> None:

@@ -1,14 +1,15 @@
 """The brain's knowledge of costs: a profile per model and device, corrected by real transitions."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from repertory.domain.ladder import Edge, Rung
 from repertory.domain.readings import DeviceReadings
 from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, Placement, WeightsForm
 from repertory.perf.bytes import kv_bytes, share_there
-from repertory.perf.costs import Prediction, Ratio, learn, predict
+from repertory.perf.costs import Prediction, Ratio, telling
 from repertory.perf.fit import Held, Measured, corrected, factors, held_from, profile_from
+from repertory.perf.known import First, Page
 from repertory.perf.profiles import (
     ACTIVATE,
     DECODE_KEYS,
@@ -36,23 +37,6 @@ TYPICAL_BATCH = 4
 """Sequences that share a decode step when a queue drains; the batch of a busy small box."""
 
 
-@dataclass(slots=True)
-class _Page:
-    """What is known of one model on one device.  Several are asked for at every event."""
-
-    profile: Profile
-    own: dict[Key, Ratio]
-    others: dict[Key, Ratio]
-    """Of all models on devices of that kind."""
-
-    def ratio(self, key: Key) -> float:
-        """What a law is to be multiplied by; nobody else's where the law was fitted to readings."""
-        known = self.own.get(key)
-        if known is None and key not in self.profile.errors:
-            known = self.others.get(key)
-        return known.value if known is not None else 1.0
-
-
 class CostBook:
     """Predicted seconds for every kind of work, with their basis and their error.
 
@@ -70,15 +54,22 @@ class CostBook:
         """By model: how often what was believed to be on `HOST` was there of late; none: always."""
         self._factors: dict[tuple[str, Key], float] | None = None
         """How priors are corrected by what was read of other models; None: to be reckoned anew."""
-        self._pages: dict[str, dict[str, _Page]] = {}
+        self._pages: dict[str, dict[str, Page]] = {}
         """By model and device."""
         self._own: dict[str, dict[str, dict[Key, Ratio]]] = {}
         """Likewise; it outlives a page, whose profile may be reckoned anew."""
         self._others: dict[str, dict[Key, Ratio]] = {}
         """By backend: a card's ratios say nothing of a CPU's."""
+        self._firsts: dict[str, dict[First, Ratio]] = {}
+        """Likewise."""
+        self._done: dict[tuple[str, str], set[First]] = {}
+        """By the digest of a file and the device."""
 
     def add_device(self, device: DeviceSpec) -> None:
         """A worker brought it; what is known of an older one of that name holds on."""
+        for (_, place), done in self._done.items():
+            if place == device.id:
+                done.clear()
         if self._devices.get(device.id) != device:
             self._devices[device.id] = device
             self._reckon_anew()
@@ -120,9 +111,11 @@ class CostBook:
     ) -> Prediction:
         """`is_crowded`: something decodes on the node meanwhile."""
         page = self._page(spec, where)
-        law_s = _loads(page, spec, where, source, is_crowded=is_crowded)
-        found = _predict(page, LOAD_KEYS[where.form, source], law_s)
-        if source is Rung.HOST and spec.name in self._trust:
+        law_s = page.load_law_s(spec, where, source, is_crowded=is_crowded)
+        found = page.predict(LOAD_KEYS[where.form, source], law_s)
+        if (source is Rung.HOST and spec.name in self._trust) or page.first_s(
+            spec, where, Edge.LOAD
+        ):
             seconds = self.load_s(spec, where, source, is_crowded=is_crowded)
             return replace(found, seconds=seconds)
         return found
@@ -133,7 +126,8 @@ class CostBook:
         """What is believed to be on `HOST` may be on the disk again, as often as it was of late."""
         page = self._page(spec, where)
         ratio = page.ratio(LOAD_KEYS[where.form, source])
-        seconds = _loads(page, spec, where, source, is_crowded=is_crowded) * ratio
+        seconds = page.load_law_s(spec, where, source, is_crowded=is_crowded) * ratio
+        seconds += page.first_s(spec, where, Edge.LOAD)
         trust = self._trust.get(spec.name, 1.0) if source is Rung.HOST else 1.0
         if trust == 1.0:
             return seconds
@@ -142,11 +136,14 @@ class CostBook:
 
     def activate(self, spec: ModelSpec, where: Placement, kv: KvShape) -> Prediction:
         page = self._page(spec, where)
-        return _predict(page, ACTIVATE, page.profile.activate.seconds(_whole_kv(spec, kv)))
+        found = page.predict(ACTIVATE, page.profile.activate.seconds(_whole_kv(spec, kv)))
+        first_s = page.first_s(spec, where, Edge.ACTIVATE)
+        return replace(found, seconds=found.seconds + first_s) if first_s else found
 
     def activate_s(self, spec: ModelSpec, where: Placement, kv: KvShape) -> float:
         page = self._page(spec, where)
-        return page.profile.activate.seconds(_whole_kv(spec, kv)) * page.ratio(ACTIVATE)
+        seconds = page.profile.activate.seconds(_whole_kv(spec, kv)) * page.ratio(ACTIVATE)
+        return seconds + page.first_s(spec, where, Edge.ACTIVATE)
 
     def resize(
         self, spec: ModelSpec, where: Placement, kv: KvShape, moved_tokens: int
@@ -154,17 +151,17 @@ class CostBook:
         page = self._page(spec, where)
         moved_s = page.profile.move_kv.seconds(moved_tokens * spec.kv_bytes_per_token)
         law_s = page.profile.activate.seconds(_whole_kv(spec, kv)) + moved_s
-        return _predict(page, (Edge.RESIZE.value, ""), law_s)
+        return page.predict((Edge.RESIZE.value, ""), law_s)
 
     def free(self, spec: ModelSpec, where: Placement, edge: Edge) -> Prediction:
         """Deactivate, unload and drop: small, nearly constant."""
         page = self._page(spec, where)
-        return _predict(page, _FREE_KEYS[edge], _frees(page, edge))
+        return page.predict(_FREE_KEYS[edge], page.free_law_s(edge))
 
     def free_s(self, spec: ModelSpec, where: Placement, edge: Edge) -> float:
         """The same, where nobody asks for the basis."""
         page = self._page(spec, where)
-        return _frees(page, edge) * page.ratio(_FREE_KEYS[edge])
+        return page.free_law_s(edge) * page.ratio(_FREE_KEYS[edge])
 
     def batch_factor(self, spec: ModelSpec, where: Placement, batch: int) -> float:
         """Seconds per token in steps of that many sequences, to those in a typical batch."""
@@ -193,7 +190,7 @@ class CostBook:
 
     def basis(self, spec: ModelSpec, where: Placement, key: Key) -> str:
         """What seconds of that kind rest on, where they are asked for without saying so."""
-        return _predict(self._page(spec, where), key, 1.0).basis
+        return self._page(spec, where).predict(key, 1.0).basis
 
     def resume_s(
         self,
@@ -229,7 +226,7 @@ class CostBook:
     ) -> Ratio:
         """`tokens`: of the prompt, and made before it was stopped; `ahead_s` as in `resume_s`."""
         law_s = ahead_s + self.replay_s(spec, where, *tokens, one_by_one=one_by_one)
-        return _learn(self._page(spec, where), RESUME_KEYS[where.form], measured_s, law_s)
+        return self._page(spec, where).learn(RESUME_KEYS[where.form], measured_s, law_s)
 
     def observe_load(
         self,
@@ -241,8 +238,25 @@ class CostBook:
         is_crowded: bool = False,
     ) -> Ratio:
         page = self._page(spec, where)
-        law_s = _loads(page, spec, where, source, is_crowded=is_crowded)
-        return _learn(page, LOAD_KEYS[where.form, source], measured_s, law_s)
+        law_s = page.load_law_s(spec, where, source, is_crowded=is_crowded)
+        return page.learn(LOAD_KEYS[where.form, source], measured_s, law_s)
+
+    def observe_first(self, spec: ModelSpec, where: Placement, edge: Edge, first_s: float) -> None:
+        """A move was made, and `first_s` of it no later one will take until the worker dies; the
+        rest is what `observe_load` and `observe` are told, and what the next ones take.
+        """
+        self._page(spec, where).learn_first(spec, where, edge, first_s)
+
+    def copy(self, spec: ModelSpec, where: Placement, way: Key, size_bytes: int) -> Prediction:
+        """KV to main memory, `KV_OUT`, or back, `KV_IN`."""
+        page = self._page(spec, where)
+        return page.predict(way, page.copy_law_s(way, size_bytes))
+
+    def observe_copy(
+        self, spec: ModelSpec, where: Placement, way: Key, size_bytes: int, measured_s: float
+    ) -> Ratio:
+        page = self._page(spec, where)
+        return page.learn(way, measured_s, page.copy_law_s(way, size_bytes))
 
     def observe_source(self, spec: ModelSpec, found: Rung) -> None:
         """Where bytes were that were believed to be on `HOST`.  The page cache is a belief: what it
@@ -260,10 +274,10 @@ class CostBook:
         if edge in (Edge.ACTIVATE, Edge.RESIZE) and kv is not None:
             law_s = page.profile.activate.seconds(_whole_kv(spec, kv))
         elif edge in _FREE_KEYS:
-            law_s = _frees(page, edge)
+            law_s = page.free_law_s(edge)
         else:
             return None
-        return _learn(page, (edge.value, ""), measured_s, law_s)
+        return page.learn((edge.value, ""), measured_s, law_s)
 
     def observe_generation(
         self,
@@ -275,6 +289,9 @@ class CostBook:
     ) -> list[Ratio]:
         """Prompt and output as (tokens, measured seconds); decode steps were shared by so many.
 
+        A prompt of a few tokens takes what reading all weights takes, as a decode step does: it
+        says little of longer ones (`telling`).
+
         The law is asked for that very batch: a lone generation's steps are short, and taken for
         those of a typical batch they would promise a busy device twice what it can do.  The company
         is taken to have as much context as this one.
@@ -284,11 +301,14 @@ class CostBook:
         learned = []
         if prompt[0] and prompt[1]:
             law_s = profile.prefill_s(form, prompt[0], 0, share)
-            learned.append(_learn(page, PREFILL_KEYS[form], prompt[1], law_s))
+            step_s = profile.decode_s(form, 1, 0, share) * page.ratio(DECODE_KEYS[form])
+            weight = telling(law_s, step_s, page.error(PREFILL_KEYS[form]))
+            if weight:
+                learned.append(page.learn(PREFILL_KEYS[form], prompt[1], law_s, weight))
         if output[0] and output[1]:
             context = batch * (prompt[0] + output[0] / 2.0)
             law_s = output[0] * profile.decode_s(form, batch, context, share)
-            learned.append(_learn(page, DECODE_KEYS[form], output[1], law_s))
+            learned.append(page.learn(DECODE_KEYS[form], output[1], law_s))
         return learned
 
     def replay_s(
@@ -304,7 +324,7 @@ class CostBook:
             law_s += made * step_s * page.ratio(DECODE_KEYS[form])
         return law_s
 
-    def _page(self, spec: ModelSpec, where: Placement) -> _Page:
+    def _page(self, spec: ModelSpec, where: Placement) -> Page:
         devices = where.devices
         device = devices[0] if devices else ""
         try:
@@ -312,12 +332,14 @@ class CostBook:
         except KeyError:
             return self._open(spec, device)
 
-    def _open(self, spec: ModelSpec, device: str) -> _Page:
+    def _open(self, spec: ModelSpec, device: str) -> Page:
         name, backend = spec.name, self._devices.get(device, _NOWHERE).backend
-        page = _Page(
+        page = Page(
             self._profile_at(spec, device),
             self._own.setdefault(name, {}).setdefault(device, {}),
             self._others.setdefault(backend, {}),
+            self._firsts.setdefault(backend, {}),
+            self._done.setdefault((spec.digest, device), set()),
         )
         self._pages.setdefault(name, {})[device] = page
         return page
@@ -342,32 +364,6 @@ class CostBook:
                     prior = self._prior(spec, there)
                     fitted = profile_from(prior, read, spec.weights_bytes)
                     yield Measured(spec, there.backend, prior, fitted)
-
-
-def _loads(
-    page: _Page, spec: ModelSpec, where: Placement, source: Rung, *, is_crowded: bool
-) -> float:
-    profile, share = page.profile, share_there(spec, where.layers)
-    alone_s = profile.load_s(where.form, source, spec.weights_bytes, share)
-    return alone_s * profile.crowding if is_crowded else alone_s
-
-
-def _frees(page: _Page, edge: Edge) -> float:
-    if edge is Edge.DEACTIVATE:
-        return page.profile.deactivate_s
-    return page.profile.unload_s if edge is Edge.UNLOAD else page.profile.drop_s
-
-
-def _predict(page: _Page, key: Key, law_s: float) -> Prediction:
-    return predict(law_s, page.own.get(key), page.others.get(key), page.profile.errors.get(key))
-
-
-def _learn(page: _Page, key: Key, measured_s: float, law_s: float) -> Ratio:
-    error = page.profile.errors.get(key)
-    page.own[key] = learned = learn(page.own.get(key), measured_s, law_s, error)
-    if error is None:
-        page.others[key] = learn(page.others.get(key), measured_s, law_s)
-    return learned
 
 
 def _whole_kv(spec: ModelSpec, kv: KvShape) -> int:

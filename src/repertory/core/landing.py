@@ -1,5 +1,6 @@
 """What a transition that ended leaves behind: the ledger corrected, its cost learned, its rung."""
 
+from repertory.core.copies import KvCopy, learn_copy
 from repertory.core.ledger import Charge
 from repertory.core.moving import drop_claim, expect_release, forget_replica
 from repertory.core.state import ModelState, ReplicaState, State, Step
@@ -10,6 +11,7 @@ from repertory.domain.events import Measured
 from repertory.domain.ladder import Edge, Phase, Rung, destination
 from repertory.perf.bytes import kv_needs
 from repertory.perf.costs import Ratio
+from repertory.perf.profiles import KV_OUT
 from repertory.policy.evict import Release
 
 __all__ = ["land", "retreat", "say_drift"]
@@ -86,7 +88,7 @@ def _learn(
     if replica.spec.digest != state.models[replica.model].spec.digest:
         return  # it was another file
     spec, where = replica.spec, replica.placement
-    seconds, edge = measured.took_ns / 1e9, edge_of(transition)
+    seconds, edge = (measured.took_ns - measured.first_ns) / 1e9, edge_of(transition)
     if isinstance(transition, Load):
         source = measured.source or transition.source
         if transition.source is Rung.HOST:
@@ -97,8 +99,13 @@ def _learn(
     else:
         kv = transition.kv if isinstance(transition, (Activate, Resize)) else None
         learned = state.costs.observe(spec, where, edge, kv, seconds)
+    if edge in (Edge.LOAD, Edge.ACTIVATE):
+        state.costs.observe_first(spec, where, edge, measured.first_ns / 1e9)
     if learned is not None:
         say_drift(step, replica.model, edge.value, learned)
+    if measured.kv_saved_bytes:
+        copied = KvCopy(KV_OUT, measured.kv_saved_bytes, measured.kv_saved_ns)
+        say_drift(step, replica.model, "kv", learn_copy(state, step, replica, copied))
 
 
 def say_drift(step: Step, model: str, kind: str, learned: Ratio) -> None:

@@ -63,6 +63,10 @@ class Measured:
     """The part of a replica on an accelerator that lies in main memory; not in the totals above."""
     rest_kv_bytes: int | None = None
     rest_buffers_bytes: int | None = None
+    first_ns: int = 0
+    """The part of `took_ns` that the next move of its kind will not take in this worker: for a load
+    the file's vocabulary, which stays when the weights go; for an activation the few tokens that a
+    model's first context computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,10 @@ class FirstToken:
     """What that took, reading it from the disk included."""
     restored_from: Rung | None = None
     """`HOST` or `DISK`; None: nothing was copied back."""
+    displaced_bytes: int = 0
+    """KV of another conversation that was copied out, for its slot was given to this one."""
+    displaced_ns: int = 0
+    """What that took."""
 
 
 @dataclass(frozen=True, slots=True)

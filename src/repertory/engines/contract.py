@@ -173,6 +173,10 @@ class TokenStep(Struct, frozen=True, array_like=True):
     """What that took, reading it from the disk included."""
     restored_from: Rung | None = None
     """`HOST` or `DISK`; None: nothing was copied back."""
+    displaced_bytes: int = 0
+    """With the first token: KV of another conversation that was copied out of its slot."""
+    displaced_ns: int = 0
+    """What that took."""
 
 
 class Frame(Struct, frozen=True, array_like=True):

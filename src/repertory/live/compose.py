@@ -108,7 +108,7 @@ class _Composition:
         """The worker that runs: in use once it has told of its devices."""
         self._pid: int | None = None
         self._node: NodeSpec | None = None
-        self._profiled = Profiled(config.state_dir, config.is_exact, say)
+        self._profiled = Profiled(config.state_dir, config.is_exact, say, self._digests)
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._is_up = asyncio.Event()
@@ -335,6 +335,11 @@ class _Composition:
             await self._wishes.look_again()
             if await asyncio.to_thread(self._profiled.look):
                 self._tell_costs()
+
+    def _digests(self) -> dict[str, str]:
+        """Of the files on offer, by the name of the model."""
+        offers = sorted(self._catalogue.offers.items())
+        return {name: offer.spec.digest for name, offer in offers}
 
     def _tell_costs(self) -> None:
         """What `repertory profile` measured of this machine."""

@@ -321,6 +321,8 @@ class Driver:
                     step.restored_bytes,
                     step.restored_ns,
                     step.restored_from,
+                    step.displaced_bytes,
+                    step.displaced_ns,
                 )
             )
         if step.finish is not None:

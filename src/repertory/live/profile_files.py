@@ -72,6 +72,8 @@ class Profiles:
     readings: Mapping[str, Readings]
     """By the digest of the model's file."""
     refused: tuple[Refused, ...]
+    replaced: tuple[Refused, ...] = ()
+    """Of another version of a file that is on offer; none of these is among `refused`."""
 
 
 def profiles_folder(state_dir: Path) -> Path:
@@ -94,13 +96,17 @@ def file_of(folder: Path, model: str, identity: Identity) -> Path:
     return folder / f"{plain}-{identity.digest[:12]}-{where}{mode}.json"
 
 
-def read_profiles(folder: Path, here: Identity) -> Profiles:
+def read_profiles(
+    folder: Path, here: Identity, offered: Mapping[str, str] | None = None
+) -> Profiles:
     """All that may be used by whoever is `here`; its digest does not count.
 
-    What was measured in the other mode lies beside it, and is passed over.
+    What was measured in the other mode lies beside it, and is passed over.  `offered`: digests of
+    the files that are served, by the name of the model; None: nobody knows of any.
     """
     found: dict[str, ProfileFile] = {}
     refused: list[Refused] = []
+    replaced: list[Refused] = []
     for path in sorted(folder.glob("*.json")):
         read = read_file(path)
         if isinstance(read, Refused):
@@ -109,6 +115,10 @@ def read_profiles(folder: Path, here: Identity) -> Profiles:
         identity = read.readings.identity
         if identity.is_exact != here.is_exact:
             continue
+        version = _version(read.readings, offered or {})
+        if version is not None:
+            replaced.append(Refused(path, version))
+            continue
         reason = staleness(identity, replace(here, digest=identity.digest))
         if reason is not None:
             refused.append(Refused(path, reason))
@@ -116,7 +126,24 @@ def read_profiles(folder: Path, here: Identity) -> Profiles:
         other = found.get(identity.digest)
         if other is None or len(other.done) < len(read.done):
             found[identity.digest] = read
-    return Profiles({digest: one.readings for digest, one in found.items()}, tuple(refused))
+    readings = {digest: one.readings for digest, one in found.items()}
+    return Profiles(readings, tuple(refused), tuple(replaced))
+
+
+def _version(readings: Readings, offered: Mapping[str, str]) -> str | None:
+    """Why it holds for no file on offer, though for one of that name; None: it may hold.
+
+    A file that was renamed is the one that was measured: its digest says so.
+    """
+    made, name = readings.identity.digest, readings.model
+    now = offered.get(name)
+    if now is None or made in offered.values():
+        return None
+    return (
+        f"made of another version of {name} (file {made[:12]}, here {now[:12]}): the file was "
+        f"replaced after it was measured; `repertory profile {name}` measures the one that is "
+        "there now, and this profile may be deleted unless the old file comes back"
+    )
 
 
 def staleness(made: Identity, here: Identity) -> str | None:

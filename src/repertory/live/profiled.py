@@ -1,6 +1,6 @@
 """What `repertory profile` has measured, brought to the brain; it may be run while we serve."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from repertory.domain.events import ModelProfiled
@@ -22,7 +22,15 @@ _Stamps = dict[str, tuple[int, int] | None]
 class Profiled:
     """The profiles of a state folder.  `look` reads files; everything else is memory."""
 
-    def __init__(self, state_dir: Path, is_exact: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        is_exact: bool,
+        say: Callable[[str], None],
+        offered: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        """`offered`: digests of the files that are served now, by the name of the model."""
+        self._offered = offered
         self._folder = profiles_folder(state_dir)
         self._is_exact = is_exact
         self._say = say
@@ -30,12 +38,15 @@ class Profiled:
         """At the last look; None: there was none."""
         self._read: _Stamps = {}
         """When the files were last read."""
+        self._held_for: dict[str, str] = {}
+        """What was on offer then."""
         self._said: set[str] = set()
         self._known: dict[str, Readings] = {}
 
     def look(self) -> bool:
         """Whether something can be told that was not known before.
 
+        Files are read again when they, or the models on offer, have changed.
         After the first look a change counts once it has stood for a whole one: a profiler writes
         after every measurement.  What cannot be used is said once, with the reason, and done
         without.
@@ -43,11 +54,13 @@ class Profiled:
         stamps = {path.name: _stamp(path) for path in sorted(self._folder.glob("*.json"))}
         stands = self._seen in (None, stamps)
         self._seen = stamps
-        if stamps == self._read or not stands:
+        offered = dict(self._offered())
+        if (stamps, offered) == (self._read, self._held_for) or not stands:
             return False
-        self._read = stamps
-        found = read_profiles(self._folder, identity_of("", is_exact=self._is_exact))
-        for one in found.refused:
+        self._read, self._held_for = stamps, offered
+        here = identity_of("", is_exact=self._is_exact)
+        found = read_profiles(self._folder, here, offered)
+        for one in (*found.refused, *found.replaced):
             words = f"profile not used: {one.path.name}: {one.reason}"
             if words not in self._said:
                 self._said.add(words)

@@ -7,6 +7,7 @@ never makes it an observation.
 """
 
 from dataclasses import dataclass
+from math import sqrt
 from typing import NamedTuple
 
 from repertory.perf.profiles import PRIOR_ERROR
@@ -19,6 +20,7 @@ __all__ = [
     "Ratio",
     "learn",
     "predict",
+    "telling",
     "weakest",
 ]
 
@@ -29,6 +31,8 @@ _CLIP = 8.0
 """One observation never moves a ratio by more than this factor."""
 _FIRST_ERROR = 0.3
 """Of a ratio that was seen once: how far single readings lie apart here (10 to 15 % is usual)."""
+_SCATTER = 0.1
+"""Of single readings, whatever the error is: no law is known better than it is read."""
 _DRIFT_ERRORS = 3.0
 _DRIFT_LEAST = 0.25
 """A deviation beyond three times the usual one, and beyond a quarter, explains itself no more."""
@@ -88,9 +92,17 @@ class Ratio(NamedTuple):
 
 
 def learn(
-    old: Ratio | None, measured_s: float, law_s: float, profiled_error: float | None = None
+    old: Ratio | None,
+    measured_s: float,
+    law_s: float,
+    profiled_error: float | None = None,
+    *,
+    weight: float = 1.0,
+    believed: float = 1.0,
 ) -> Ratio:
     """Blend one measurement into a ratio.
+
+    `weight`: what it can tell, see `telling`; what it cannot tell stays as it is `believed`.
 
     1. The first one is taken as it is; where the law was fitted to readings of this model
        (`profiled_error`), it may be the first of a drift away from them.
@@ -100,17 +112,18 @@ def learn(
     """
     newest = min(max(measured_s / max(law_s, 1e-9), 1e-3), 1e3)
     if old is None:
-        first = Ratio(newest, 1)
-        if profiled_error is None or not _is_beyond(first.value - 1.0, profiled_error):
+        first = Ratio(newest if weight == 1.0 else believed + weight * (newest - believed), 1)
+        if profiled_error is None or not _is_beyond(newest - 1.0, profiled_error, weight):
             return first
         side = 1 if first.value > 1.0 else -1
         return first._replace(error=profiled_error, run=side, before=1.0)
     seen = min(max(newest, old.value / _CLIP), old.value * _CLIP)
     before = old.before if old.run else old.value
     deviation = seen / before - 1.0
-    value = old.value + _SMOOTHING * (seen - old.value)
-    if not _is_beyond(deviation, old.error):
-        error = old.error + _SMOOTHING * (abs(seen / old.value - 1.0) - old.error)
+    part = _SMOOTHING * weight
+    value = old.value + part * (seen - old.value)
+    if not _is_beyond(deviation, old.error, weight):
+        error = old.error + part * (abs(seen / old.value - 1.0) - old.error)
         return Ratio(value, old.samples + 1, error)
     side = 1 if deviation > 0 else -1
     run = old.run + side if old.run * side > 0 else side
@@ -119,9 +132,25 @@ def learn(
     return Ratio(value, old.samples + 1, old.error, run, before)
 
 
-def _is_beyond(deviation: float, error: float) -> bool:
-    """What an error does not explain."""
-    return abs(deviation) > max(_DRIFT_LEAST, _DRIFT_ERRORS * error)
+def _is_beyond(deviation: float, error: float, weight: float) -> bool:
+    """What an error does not explain; one of little weight has a larger one."""
+    return abs(deviation) > max(_DRIFT_LEAST, _DRIFT_ERRORS * error) / sqrt(weight)
+
+
+def telling(law_s: float, fixed_s: float, error: float) -> float:
+    """The weight of a reading of something short, beside which fixed costs of `fixed_s` may stand
+    that its law does not know; 0 to 1.
+
+    1. Where the law says less than such costs, a reading speaks of them alone.
+    2. Where they are lost in what laws err by anyway, it counts as any other.
+    3. Between them, by the variance that it would have without them to that with them.
+    """
+    if law_s <= fixed_s:  # 1
+        return 0.0
+    scatter, more = max(error, _SCATTER), fixed_s / law_s
+    if more <= scatter / _DRIFT_ERRORS:  # 2
+        return 1.0
+    return scatter * scatter / (scatter * scatter + more * more)  # 3
 
 
 def weakest(*bases: str) -> str:

@@ -16,6 +16,8 @@ from repertory.perf.divided import divided_s, prompt_share
 __all__ = [
     "ACTIVATE",
     "DECODE_KEYS",
+    "KV_IN",
+    "KV_OUT",
     "LOAD_KEYS",
     "PREFILL_KEYS",
     "PRIOR_ERROR",
@@ -40,6 +42,8 @@ LOAD_KEYS: dict[tuple[WeightsForm, Rung], Key] = {
 PREFILL_KEYS: dict[WeightsForm, Key] = {form: ("prefill", form.value) for form in WeightsForm}
 DECODE_KEYS: dict[WeightsForm, Key] = {form: ("decode", form.value) for form in WeightsForm}
 ACTIVATE: Key = ("activate", "")
+KV_OUT: Key = ("kv", "out")
+KV_IN: Key = ("kv", "in")
 PRIOR_ERROR = 0.6
 """How far a prior may be off: between machines that were tried, by two thirds either way."""
 _ACCELERATOR_PACE = 0.1

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
+
 from repertory.domain.errors import ConfigError, RepertoryError, WorkerGone
 from repertory.domain.specs import NodeSpec
 from repertory.engines.gguf.files import stamp_files
@@ -21,11 +23,12 @@ from repertory.live.memory import process_bytes
 from repertory.live.options import ServeConfig
 from repertory.perf.bytes import MIN_CELLS
 from repertory.perf.needs import need_of, size_text
+from repertory.profiler.campaign import CoreTime
 from repertory.profiler.plan import Points
 from repertory.profiler.stand import Stand, opened
 from repertory.profiler.subjects import Subject
 
-__all__ = ["open_stand", "profiler_config", "subject_of"]
+__all__ = ["open_stand", "profiler_config", "subject_of", "worker_core_time"]
 
 _SAVED_PARTS = 4
 """No more than this part of the memory is for KV that is copied out."""
@@ -60,6 +63,17 @@ def profiler_config(
         host_memory_bytes=min(wanted, config.memory_bytes // _SAVED_PARTS),
         saved_kv_disk_bytes=0,
     )
+
+
+def worker_core_time() -> CoreTime:
+    """Of the threads of this process's children, by the kernel's own account of its run queues."""
+    ran_ns = waited_ns = 0
+    for child in psutil.Process().children(recursive=True):
+        for path in Path(f"/proc/{child.pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError, ValueError):  # the thread ended; another system
+                ran, waited, _ = path.read_text().split()
+                ran_ns, waited_ns = ran_ns + int(ran), waited_ns + int(waited)
+    return CoreTime(ran_ns / 1e9, waited_ns / 1e9)
 
 
 @contextlib.asynccontextmanager

@@ -273,15 +273,8 @@ def _options(verdict: _Record, record: _Record) -> tuple[OptionRow, ...]:
 def _happened(event: _Record) -> str:
     match event["kind"]:
         case "FirstToken":
-            found = event.get("reused_tokens", 0)
-            if not found:
-                return "first token"
-            text = f"first token ({found} tokens before it were found"
-            if event.get("restored_bytes"):
-                size, took_s = bytes_text(event["restored_bytes"]), event["restored_ns"] / 1e9
-                source = event["restored_from"]
-                text += f"; {size} copied back from {source} in {seconds_text(took_s)}"
-            return text + ")"
+            told = _copies(event)
+            return f"first token ({'; '.join(told)})" if told else "first token"
         case "Finished":
             busy_s = (event["prefill_ns"] + event["decode_ns"]) / 1e9
             return (
@@ -296,6 +289,20 @@ def _happened(event: _Record) -> str:
             return "stopped; it waits, to go on where it stood"
         case kind:
             return str(kind)
+
+
+def _copies(event: _Record) -> list[str]:
+    """What its slot held for it, and whose cells made way."""
+    told: list[str] = []
+    if event.get("reused_tokens"):
+        told.append(f"{event['reused_tokens']} tokens before it were found")
+    if event.get("restored_bytes"):
+        size, took_s = bytes_text(event["restored_bytes"]), event["restored_ns"] / 1e9
+        told.append(f"{size} copied back from {event['restored_from']} in {seconds_text(took_s)}")
+    if event.get("displaced_bytes"):
+        size, took_s = bytes_text(event["displaced_bytes"]), event["displaced_ns"] / 1e9
+        told.append(f"{size} of another conversation copied out first, in {seconds_text(took_s)}")
+    return told
 
 
 def _settled(outcome: _Record) -> str:

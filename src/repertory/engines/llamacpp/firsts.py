@@ -1,5 +1,6 @@
 """What a context takes: the first of a model is tried, and tells for those that follow."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -26,13 +27,21 @@ class Contexts:
 
     def __init__(self) -> None:
         self._seen: dict[_Of, Known] = {}
+        self.first_ns = 0
+        """Of the last context: what a later one of that model does not take."""
 
     def token_bytes(self, of: _Of, loop: StepLoop, context: Context) -> int:
         """KV of one token.  A model's first context in this process computes a few, and what they
         take is seen; later ones do not, for whoever waits would wait for it (a 1.1B: 110 ms).
         """
         known = self._seen.get(of)
-        return _warm_up(loop, context) if known is None else known.token_bytes
+        self.first_ns = 0
+        if known is not None:
+            return known.token_bytes
+        began_ns = time.monotonic_ns()
+        each = _warm_up(loop, context)
+        self.first_ns = time.monotonic_ns() - began_ns
+        return each
 
     def read_back(
         self,

@@ -55,6 +55,9 @@ class Generation:
     """Of those, what was copied back."""
     restored_ns: int = 0
     restored_from: Rung | None = None
+    displaced_bytes: int = 0
+    """Another conversation's cells, copied out of its slot for it."""
+    displaced_ns: int = 0
     is_held: bool = False
     """It takes part in no step."""
     prefill_ns: int = 0
@@ -125,4 +128,6 @@ class Drawn:
             restored_bytes=one.restored_bytes if is_first else 0,
             restored_ns=one.restored_ns if is_first else 0,
             restored_from=one.restored_from if is_first else None,
+            displaced_bytes=one.displaced_bytes if is_first else 0,
+            displaced_ns=one.displaced_ns if is_first else 0,
         )

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,6 +70,8 @@ _recent_errors: deque[str] = deque(maxlen=4)
 _stated_buffers: list[tuple[str, float]] = []
 _stated_kv: list[tuple[str, float]] = []
 _stated_weights: list[float] = []
+_stated_begins_ns: list[int] = []
+_BEGIN_LINE = "load_tensors: loading model tensors"
 _WEIGHTS_LINE = re.compile(r"load_tensors: +(?!CPU)\S+ model buffer size = +([0-9.]+) MiB")
 _OUT_OF_MEMORY = re.compile(r"[Cc]annot allocate memory|(failed|unable) to allocate|bad_alloc")
 """The library has no error codes; what the system lacked now it may have later."""
@@ -82,6 +85,8 @@ def _on_log(level: int, text: bytes, _: object) -> None:
         _stated_buffers.append((stated[1], float(stated[2])))
     if stated := _KV_LINE.search(line):
         _stated_kv.append((stated[1], float(stated[2])))
+    if line.startswith(_BEGIN_LINE):
+        _stated_begins_ns.append(time.monotonic_ns())
     if stated := _WEIGHTS_LINE.search(line):
         _stated_weights.append(float(stated[1]))
     if level == _ERROR and line:
@@ -156,6 +161,7 @@ def forget_statements() -> None:
     _stated_buffers.clear()
     _stated_kv.clear()
     _stated_weights.clear()
+    _stated_begins_ns.clear()
 
 
 def stated_buffers_bytes() -> int:
@@ -237,6 +243,7 @@ class Model:
         """
         start()
         forget_statements()
+        began_ns = time.monotonic_ns()
         options = api.llama_model_default_params()
         options.vocab_only = vocabulary_only
         options.use_extra_bufts = repacked
@@ -256,6 +263,7 @@ class Model:
             reason = f"llama.cpp cannot load {path.name}: {last_errors()}"
             raise OutOfMemory(reason) if _OUT_OF_MEMORY.search(reason) else LoadFailed(reason)
         self._accelerator_bytes = round(sum(_stated_weights) * (1 << 20))
+        self._words_ns = max((at_ns - began_ns for at_ns in _stated_begins_ns), default=0)
         self._vocabulary = api.llama_model_get_vocab(self._handle)
         self.vocabulary_tokens: int = api.llama_vocab_n_tokens(self._vocabulary)
 
@@ -305,6 +313,13 @@ class Model:
     def accelerator_bytes(self) -> int:
         """Tensors that the library says it put elsewhere than into main memory."""
         return self._accelerator_bytes
+
+    @property
+    def words_ns(self) -> int:
+        """Of opening it, the part before the tensors: the file's head, and the vocabulary; 0: the
+        library did not say when it began with them.
+        """
+        return self._words_ns
 
     @property
     def has_plain_kv(self) -> bool:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import assert_never
@@ -257,7 +257,7 @@ class Mover:
     def _apply(self, action: Transition, replica: _Replica) -> Measured:
         started_ns = self._spent_ns()
         source: Rung | None = None
-        saved = Copied()
+        saved, first_ns = Copied(), 0
         match action:
             case Stage():
                 with self._working():
@@ -270,8 +270,10 @@ class Mover:
                         self._await_step(action.placement)
                     started_ns = self._spent_ns()  # neither is a part of what a load costs
                     source = self._load(replica, action.placement)
+                first_ns = replica.held.first_ns if replica.held is not None else 0
             case Activate():
                 self._activate(replica, action.kv)
+                first_ns = self._contexts.first_ns
             case Resize():
                 saved = self._resize(replica, action.kv)
             case Deactivate():
@@ -284,9 +286,9 @@ class Mover:
             case _:
                 assert_never(action)
         took_ns = self._spent_ns() - started_ns
-        return measured_of(
-            took_ns, source, replica.held, replica.account, replica.accelerator, saved
-        )
+        held, account = replica.held, replica.account
+        measured = measured_of(took_ns, source, held, account, replica.accelerator, saved)
+        return replace(measured, first_ns=min(first_ns, took_ns))
 
     def _spent_ns(self) -> int:
         """Time, less that of the moves that were let in."""

@@ -105,6 +105,8 @@ class Shelved:
     weights_bytes: int = 0
     rest_bytes: int = 0
     """Beside an accelerator: what lies in main memory."""
+    first_ns: int = 0
+    """Of taking it last: what the next time will not take, for it is kept."""
     uses: int = 1
 
 
@@ -145,7 +147,7 @@ class Shelf:
         key = (spec.digest, form, "" if accelerator is None else accelerator.name, layers)
         held = self._held.get(key)
         if held is not None:
-            held.uses += 1
+            held.uses, held.first_ns = held.uses + 1, 0
             return held
         self._forget_others(spec)
         held = self._resting.pop(key, None)
@@ -166,7 +168,7 @@ class Shelf:
         del self._held[held.key]
         if held.mapped:
             _let_go(held.mapped)
-            self._resting[held.key] = held
+            self._resting[held.key], held.first_ns = held, 0
             self._bound()
         else:
             held.model.free()
@@ -224,7 +226,8 @@ def _opened(
         # Token embeddings are looked up in the file itself, and their pages come back one by one.
         taken += max(0, spec.weights_bytes - spec.repacked_bytes)
     if accelerator is None:
-        return Shelved(model, key, spec.location, taken, mapped)
+        first_ns = model.words_ns if mapped else 0  # it rests, and keeps its vocabulary
+        return Shelved(model, key, spec.location, taken, mapped, first_ns=first_ns)
     taken = max(taken, model.accelerator_bytes)  # a remote device does not tell what it has
     rest = max(0, taken_bytes(None) - before_here) + _rest_bytes(left, layers)
     return Shelved(model, key, spec.location, taken, mapped, rest_bytes=rest)

@@ -210,8 +210,9 @@ was measured than allowed), `ttl`, `operator`, `replaced` and `removed` (the fil
 Kinds of `repertory_prediction_error_ratio`: a move's seconds by its edge (`load`, `activate`,
 `resize`, `deactivate`, `unload`, `drop`, `stage`), the bytes that moves read back (`memory`), a
 prompt (`prefill`) and the steps after it (`decode`) of generations that nobody interrupted, a
-stopped one's way back to its next token (`resume`), and what stopping cost in all (`penalty`: the
-switch there, the switch back and the longest resume).
+stopped one's way back to its next token (`resume`), copies of KV between a slot and main memory
+(`kv`), and what stopping cost in all (`penalty`: the switch there, the switch back and the longest
+resume).
 """
 
 

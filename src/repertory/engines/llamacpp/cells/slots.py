@@ -79,7 +79,8 @@ class Slots:
             wanted = Computed(tuple(one.tokens), one.prefill_tokens)
         found = self._prefixes.take(free, wanted)
         if len(found.left.tokens) >= found.tokens + CHUNK_TOKENS:
-            self._save(found.slot, found.left)
+            displaced = self._save(found.slot, found.left)
+            one.displaced_bytes, one.displaced_ns = displaced.bytes, displaced.took_ns
         self.context.forget(found.slot, found.tokens)
         tokens = self._borrowed(found, wanted)
         one.computed = one.reused = self._restored(found.slot, one, wanted, tokens)
