@@ -14,7 +14,7 @@ from repertory.domain.decisions import Verdict
 from repertory.domain.events import Arrived, Cancelled, Finished, FirstToken, GenerationFailed
 from repertory.domain.ladder import RequestStep, Rung
 from repertory.domain.requests import Fault, Outcome, OutcomeKind, Request
-from repertory.domain.specs import Placement
+from repertory.domain.specs import Placement, WeightsForm
 from repertory.perf.bytes import shape_for
 from repertory.perf.costs import weakest
 from repertory.perf.profiles import ACTIVATE, DECODE_KEYS, LOAD_KEYS, PREFILL_KEYS
@@ -160,7 +160,9 @@ def _refresh_switch(state: State, model: ModelState, cells: int) -> None:
     """Predict anew what bringing this model up would take; weights that are there need no load."""
     spec = model.spec
     source = Rung.HOST if model.replicas else Rung.DISK
-    where = Placement(usual_placement(state, model).devices)
+    where = usual_placement(state, model)
+    if where.layers is not None or where.form is not WeightsForm.PLAIN:
+        where = Placement(where.devices)
     is_prewarmed = any(one.rung is Rung.DEVICE for one in model.replicas.values())
     load = 0.0 if is_prewarmed else state.costs.load_s(spec, where, source)
     activate = state.costs.activate_s(spec, where, shape_for(spec, 2, cells))
@@ -222,6 +224,10 @@ def usual_placement(state: State, model: ModelState) -> Placement:
         if len(replicas) > 1:
             first = min(replicas.values(), key=lambda one: (not one.is_open, one.id))
         return first.placement
+    return _first_place(state)
+
+
+def _first_place(state: State) -> Placement:
     return Placement((min(state.devices, default=""),))
 
 
@@ -279,10 +285,12 @@ def _first_basis(state: State, model: ModelState) -> str:
 def _wait_basis(state: State, model: ModelState) -> str:
     """Of `_predicted_wait_s`: the decode steps of all that waits, which are most of it."""
     waiting = [one for one in state.models.values() if one.queue] or [model]
-    found = []
-    for one in waiting:
-        where = usual_placement(state, one)
-        found.append(state.costs.basis(one.spec, where, DECODE_KEYS[where.form]))
+    costs, nowhere = state.costs, _first_place(state)
+    found = {
+        costs.basis(one.spec, where, DECODE_KEYS[where.form])
+        for one in waiting
+        for where in [usual_placement(state, one) if one.replicas else nowhere]
+    }
     return weakest(*found)
 
 

@@ -7,7 +7,7 @@ from repertory.domain.ladder import Edge, Rung
 from repertory.domain.readings import DeviceReadings
 from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, Placement, WeightsForm
 from repertory.perf.bytes import kv_bytes, share_there
-from repertory.perf.costs import Prediction, Ratio, learn, predict
+from repertory.perf.costs import Prediction, Ratio, basis_of, learn, predict
 from repertory.perf.fit import Held, Measured, corrected, factors, held_from, profile_from
 from repertory.perf.profiles import (
     ACTIVATE,
@@ -193,7 +193,8 @@ class CostBook:
 
     def basis(self, spec: ModelSpec, where: Placement, key: Key) -> str:
         """What seconds of that kind rest on, where they are asked for without saying so."""
-        return _predict(self._page(spec, where), key, 1.0).basis
+        page = self._page(spec, where)
+        return basis_of(page.own.get(key), page.profile.errors.get(key))
 
     def resume_s(
         self,

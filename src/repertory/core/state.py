@@ -46,6 +46,8 @@ class RequestRecord:
     """Predicted device time, fixed at arrival so that the sums of queues stay exact."""
     state: RequestState = RequestState.WAITING
     replica_id: str | None = None
+    place: tuple[Alike, Ticket] | None = None
+    """In its model's lines, while it waits."""
     company: int = 0
     """Generations on its replica when it was dispatched, itself among them."""
     dispatched_ns: int = 0

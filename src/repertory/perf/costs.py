@@ -17,6 +17,7 @@ __all__ = [
     "Prediction",
     "Profiled",
     "Ratio",
+    "basis_of",
     "learn",
     "predict",
     "weakest",
@@ -127,6 +128,13 @@ def _is_beyond(deviation: float, error: float) -> bool:
 def weakest(*bases: str) -> str:
     """Of a sum: what its parts rest on, the least certain of them."""
     return min(bases, key=_CERTAINTY.index)
+
+
+def basis_of(own: Ratio | None, profiled_error: float | None) -> str:
+    """What `predict` would rest on."""
+    if own is not None:
+        return Observed.basis
+    return Profiled.basis if profiled_error is not None else Estimated.basis
 
 
 def predict(
