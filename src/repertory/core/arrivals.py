@@ -16,7 +16,7 @@ from repertory.domain.ladder import RequestStep, Rung
 from repertory.domain.requests import Fault, Outcome, OutcomeKind, Request
 from repertory.domain.specs import Placement, WeightsForm
 from repertory.perf.bytes import shape_for
-from repertory.perf.costs import weakest
+from repertory.perf.costs import Estimated, Observed, weakest
 from repertory.perf.profiles import ACTIVATE, DECODE_KEYS, LOAD_KEYS, PREFILL_KEYS
 from repertory.policy.admit import Backlog, admit, in_time
 
@@ -224,10 +224,6 @@ def usual_placement(state: State, model: ModelState) -> Placement:
         if len(replicas) > 1:
             first = min(replicas.values(), key=lambda one: (not one.is_open, one.id))
         return first.placement
-    return _first_place(state)
-
-
-def _first_place(state: State) -> Placement:
     return Placement((min(state.devices, default=""),))
 
 
@@ -285,13 +281,22 @@ def _first_basis(state: State, model: ModelState) -> str:
 def _wait_basis(state: State, model: ModelState) -> str:
     """Of `_predicted_wait_s`: the decode steps of all that waits, which are most of it."""
     waiting = [one for one in state.models.values() if one.queue] or [model]
-    costs, nowhere = state.costs, _first_place(state)
-    found = {
-        costs.basis(one.spec, where, DECODE_KEYS[where.form])
-        for one in waiting
-        for where in [usual_placement(state, one) if one.replicas else nowhere]
-    }
-    return weakest(*found)
+    costs, found = state.costs, Observed.basis
+    for one in waiting:
+        if len(one.replicas) == 1:
+            (replica,) = one.replicas.values()
+            where = replica.placement
+        else:
+            where = usual_placement(state, one)
+        if where is one.measured_at:
+            continue
+        basis = costs.basis(one.spec, where, DECODE_KEYS[where.form])
+        if basis == Observed.basis:
+            one.measured_at = where
+        found = weakest(found, basis)
+        if found == Estimated.basis:
+            break
+    return found
 
 
 def _predicted_wait_s(state: State, model: ModelState) -> float:

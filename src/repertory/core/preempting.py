@@ -100,8 +100,7 @@ def press_own(state: State, step: Step, model: ModelState) -> None:
             f"{stop.drain_s:.3g} s; a resume takes {stop.penalty_s:.3g} s"
         )
         basis = _own_basis(state, replica)
-        said = _verdict(stop, model.spec.name, who, why, None)
-        step.verdicts.append(replace(said, basis=basis))
+        step.verdicts.append(_verdict(stop, model.spec.name, who, why, basis, None))
 
 
 def _lightest(model: ModelState, head: RequestRecord) -> tuple[ReplicaState, RequestRecord] | None:
@@ -381,11 +380,12 @@ def _stop(
         f"they would go on for {found.drain_s:.3g} s; a switch there and back takes "
         f"{found.penalty_s:.3g} s"
     )
-    verdict = _verdict(found, replica.model, who, why, Cause.ROOM)
-    step.verdicts.append(replace(verdict, basis=pause.basis))
+    step.verdicts.append(_verdict(found, replica.model, who, why, pause.basis, Cause.ROOM))
 
 
-def _verdict(found: Stop, model: str, choice: str, why: str, cause: Cause | None) -> Verdict:
+def _verdict(
+    found: Stop, model: str, choice: str, why: str, basis: str, cause: Cause | None
+) -> Verdict:
     return Verdict(
         rule="preempt",
         subject=model,
@@ -393,5 +393,6 @@ def _verdict(found: Stop, model: str, choice: str, why: str, cause: Cause | None
         why=why,
         options=_options(found),
         predicted_s=found.penalty_s,
+        basis=basis,
         cause=cause,
     )

@@ -241,6 +241,8 @@ class ModelState:
     """After a failed load: no new try before."""
     switch_ns: int = 0
     """Predicted load + activate, as of its queue's last new head."""
+    measured_at: Placement | None = None
+    """Where its decode steps are known to have been measured: what was, stays so."""
     misfit: str | None = None
     """Why no device that is up could ever serve it, read after its name."""
     largest_cells: int = 0
