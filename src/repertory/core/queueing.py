@@ -214,7 +214,7 @@ def ahead_share(state: State, request: Request) -> float:
         return 1.0
     own = band(request.weight)
     if len(state.keys) == 1 and request.key in state.keys:  # nobody to share with
-        (queued_ns,) = [one.queued_ns for one in state.keys.values()]
+        queued_ns = state.keys[request.key].queued_ns
         ahead = [work_ns for class_, work_ns in queued_ns.items() if class_ >= own]
         return sum(ahead) / state.queued_ns
     used = {name: one.used_ns for name, one in state.keys.items()}
