@@ -182,6 +182,27 @@ def test_a_refusal_says_what_its_prediction_rests_on(play: Play) -> None:
     play.end()
 
 
+def test_a_refusal_rests_on_the_least_certain_of_all_that_waits() -> None:
+    """Where decode steps were measured, that stays so."""
+    world = llama_world(models=2, memory_gib=1.4)
+    specs = tuple(replace(spec, max_sequences=SLOTS) for spec in world.models)
+    play = Play(World(world.node, specs, Settings(prewarm=False, max_waiting=2)))
+    running = fill(play)
+    waiting = [play.ask("a", 50, LONG) for _ in range(2)]
+    refused = [play.ask("a", 50, LONG)]
+    play.finish(running[0])
+    waiting.append(play.ask("a", 50, LONG))
+    refused += [play.ask("a", 50, LONG) for _ in range(2)]
+    play.finish(running[1])
+    waiting.append(play.ask("b", 50, LONG))
+    refused.append(play.ask("a", 50, LONG))
+    assert play.settled_by(*refused) == ["refused"] * 4
+    assert play.settled_by(*waiting) == []
+    assert _refusals(play) == ["prior", "measured", "measured", "prior"]
+    assert play.state.models["a"].measured_at is not None
+    play.end()
+
+
 def test_a_deadline_ends_a_turn_early_where_waiting_for_its_end_would_miss_it(play: Play) -> None:
     """An equal weight alone waits for the end of a turn."""
     other = fill(play, output=LONG)

@@ -15,9 +15,9 @@ from repertory.domain.decisions import Verdict
 from repertory.domain.events import Arrived, Cancelled, Finished, FirstToken, GenerationFailed
 from repertory.domain.ladder import RequestStep, Rung
 from repertory.domain.requests import Fault, Outcome, OutcomeKind, Request
-from repertory.domain.specs import Placement
+from repertory.domain.specs import Placement, WeightsForm
 from repertory.perf.bytes import shape_for
-from repertory.perf.costs import weakest
+from repertory.perf.costs import Estimated, Observed, weakest
 from repertory.perf.profiles import ACTIVATE, DECODE_KEYS, KV_IN, KV_OUT, LOAD_KEYS, PREFILL_KEYS
 from repertory.policy.admit import Backlog, admit, in_time
 
@@ -180,7 +180,9 @@ def _refresh_switch(state: State, model: ModelState, cells: int) -> None:
     """Predict anew what bringing this model up would take; weights that are there need no load."""
     spec = model.spec
     source = Rung.HOST if model.replicas else Rung.DISK
-    where = Placement(usual_placement(state, model).devices)
+    where = usual_placement(state, model)
+    if where.layers is not None or where.form is not WeightsForm.PLAIN:
+        where = Placement(where.devices)
     is_prewarmed = any(one.rung is Rung.DEVICE for one in model.replicas.values())
     load = 0.0 if is_prewarmed else state.costs.load_s(spec, where, source)
     activate = state.costs.activate_s(spec, where, shape_for(spec, 2, cells))
@@ -299,11 +301,22 @@ def _first_basis(state: State, model: ModelState) -> str:
 def _wait_basis(state: State, model: ModelState) -> str:
     """Of `_predicted_wait_s`: the decode steps of all that waits, which are most of it."""
     waiting = [one for one in state.models.values() if one.queue] or [model]
-    found = []
+    costs, found = state.costs, Observed.basis
     for one in waiting:
-        where = usual_placement(state, one)
-        found.append(state.costs.basis(one.spec, where, DECODE_KEYS[where.form]))
-    return weakest(*found)
+        if len(one.replicas) == 1:
+            (replica,) = one.replicas.values()
+            where = replica.placement
+        else:
+            where = usual_placement(state, one)
+        if where is one.measured_at:
+            continue
+        basis = costs.basis(one.spec, where, DECODE_KEYS[where.form])
+        if basis == Observed.basis:
+            one.measured_at = where
+        found = weakest(found, basis)
+        if found == Estimated.basis:
+            break
+    return found
 
 
 def _predicted_wait_s(state: State, model: ModelState) -> float:

@@ -4,7 +4,7 @@ Each comparison is one verdict with both figures, said when the measured one is 
 why` and the metrics read it; moves are compared by their action's id instead.
 """
 
-from dataclasses import replace
+from typing import NamedTuple
 
 from repertory.core.state import Pause, ReplicaState, RequestRecord, State, Step
 from repertory.domain.decisions import Verdict
@@ -30,16 +30,16 @@ def compare_generation(
     computed = record.request.prompt_tokens - event.reused_tokens
     if computed > 0 and event.prefill_ns:
         basis = costs.basis(spec, where, PREFILL_KEYS[where.form])
-        said = Verdict("prefill", event.request_id, f"{computed} tokens", "", basis=basis)
-        _compare(step, said, costs.work_s(spec, where, computed, 0), event.prefill_ns / 1e9)
+        seconds = _Seconds(costs.work_s(spec, where, computed, 0), event.prefill_ns / 1e9, basis)
+        _compare(step, "prefill", event.request_id, f"{computed} tokens", seconds)
     steps = event.output_tokens - 1
     if steps > 0 and event.decode_ns:
         batch = max(1, (record.company + len(replica.running)) // 2)
         step_s = costs.step_s(spec, where, batch, batch * (computed + steps / 2))
         basis = costs.basis(spec, where, DECODE_KEYS[where.form])
         how = f"{steps} steps among {batch}"
-        said = Verdict("decode", event.request_id, how, "", basis=basis)
-        _compare(step, said, steps * step_s, event.decode_ns / 1e9)
+        seconds = _Seconds(steps * step_s, event.decode_ns / 1e9, basis)
+        _compare(step, "decode", event.request_id, how, seconds)
 
 
 def compare_resume(
@@ -48,8 +48,7 @@ def compare_resume(
     """From its dispatch to its next token; which way its cells came back the worker alone knows."""
     way = f"{reused} tokens before it were found" if reused else "by replay"
     measured_s = (step.at_ns - record.dispatched_ns) / 1e9
-    said = Verdict("resume", record.request.id, way, "", basis=basis)
-    _compare(step, said, predicted_s, measured_s)
+    _compare(step, "resume", record.request.id, way, _Seconds(predicted_s, measured_s, basis))
 
 
 def begin_pause(state: State, step: Step, claimant: str, replica: ReplicaState) -> Pause:
@@ -133,5 +132,24 @@ def _say_penalty(step: Step, pause: Pause) -> None:
     )
 
 
-def _compare(step: Step, said: Verdict, predicted_s: float, measured_s: float) -> None:
-    step.verdicts.append(replace(said, predicted_s=predicted_s, measured_s=measured_s))
+class _Seconds(NamedTuple):
+    """A prediction, what came of it, and what the prediction rests on."""
+
+    predicted_s: float
+    measured_s: float
+    basis: str
+
+
+def _compare(step: Step, rule: str, subject: str, choice: str, seconds: _Seconds) -> None:
+    predicted_s, measured_s, basis = seconds
+    step.verdicts.append(
+        Verdict(
+            rule,
+            subject,
+            choice,
+            "",
+            predicted_s=predicted_s,
+            basis=basis,
+            measured_s=measured_s,
+        )
+    )

@@ -190,7 +190,7 @@ class CostBook:
 
     def basis(self, spec: ModelSpec, where: Placement, key: Key) -> str:
         """What seconds of that kind rest on, where they are asked for without saying so."""
-        return self._page(spec, where).predict(key, 1.0).basis
+        return self._page(spec, where).basis(key)
 
     def resume_s(
         self,

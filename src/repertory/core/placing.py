@@ -331,12 +331,12 @@ def _commit(
 def _start_intents(state: State, step: Step) -> None:
     """Start every placement whose bytes are physically free now, in order of creation."""
     for name, intent in list(state.intents.items()):
-        ledgers = {device: state.devices[device] for device in intent.need_bytes}
-        if any(ledger.free_bytes < intent.need_bytes[device] for device, ledger in ledgers.items()):
+        needs = intent.need_bytes
+        if any(state.devices[device].free_bytes < size for device, size in needs.items()):
             continue
         del state.intents[name]
-        for ledger in ledgers.values():
-            ledger.keep_promise(name)
+        for device in needs:
+            state.devices[device].keep_promise(name)
         replica = state.replicas[intent.replica_id]
         model = state.models[name]
         note_return(state, step, name)

@@ -100,8 +100,7 @@ def press_own(state: State, step: Step, model: ModelState) -> None:
             f"{stop.drain_s:.3g} s; a resume takes {stop.penalty_s:.3g} s"
         )
         basis = _own_basis(state, replica)
-        said = _verdict(stop, model.spec.name, who, why, None)
-        step.verdicts.append(replace(said, basis=basis))
+        step.verdicts.append(_verdict(stop, model.spec.name, who, why, basis, None))
 
 
 def _lightest(model: ModelState, head: RequestRecord) -> tuple[ReplicaState, RequestRecord] | None:
@@ -145,7 +144,7 @@ def _weigh_own(
     The resume counts for the victim alone: its cells are mostly found, or its tokens are made again
     in the steps of those that run anyway.
     """
-    own = _stake(state, step, replica, victim)
+    own = _stake(state, step, replica, victim, _token_s(state, replica))
     gap_s = replica.running_ns / 1e9 / len(replica.running)
     waited_s = (step.at_ns - head.since_ns) / 1e9
     weight = aged_weight(_weight(head), _weight(head) * waited_s, state.settings.max_wait_s)
@@ -293,27 +292,43 @@ def _stakes(state: State, step: Step, replica: ReplicaState) -> list[Stake]:
     spec, where = replica.spec, replica.placement
     one_by_one = state.node_of(replica).capabilities.exact_resume
     found: list[Stake] = []
-    ahead_s = 0.0
+    token_s, ahead_s = _token_s(state, replica), 0.0
     for record in replica.running.values():
-        own = _stake(state, step, replica, record)
-        found.append(replace(own, resume_s=ahead_s + own.resume_s))
-        prompt_s = state.costs.resume_s(
-            spec, where, record.request.prompt_tokens, 0, one_by_one=one_by_one
-        )
-        ahead_s += prompt_s if one_by_one else own.resume_s
+        own = _stake(state, step, replica, record, token_s, ahead_s)
+        found.append(own)
+        if one_by_one:
+            ahead_s += state.costs.resume_s(
+                spec, where, record.request.prompt_tokens, 0, one_by_one=True
+            )
+        else:
+            ahead_s = own.resume_s
     return found
 
 
-def _stake(state: State, step: Step, replica: ReplicaState, record: RequestRecord) -> Stake:
+def _token_s(state: State, replica: ReplicaState) -> float:
+    """Of a step of all that runs there."""
+    running = replica.running
+    company = sum([one.request.prompt_tokens + one.made_tokens for one in running.values()])
+    context = company + len(running) * _AHEAD_TOKENS
+    return state.costs.step_s(replica.spec, replica.placement, len(running), context)
+
+
+def _stake(
+    state: State,
+    step: Step,
+    replica: ReplicaState,
+    record: RequestRecord,
+    token_s: float,
+    ahead_s: float = 0.0,
+) -> Stake:
     """What a running generation would lose by being stopped: six features in a few sums.
 
     How far it is, is told by the time that it has run: tokens do not pass through the brain.
+    `ahead_s`: of those that would be taken up before it.
     """
     request, spec, where, costs = record.request, replica.spec, replica.placement, state.costs
     one_by_one = state.node_of(replica).capabilities.exact_resume
-    prompt, before, batch = request.prompt_tokens, record.made_tokens, len(replica.running)
-    company = sum(one.request.prompt_tokens + one.made_tokens for one in replica.running.values())
-    token_s = costs.step_s(spec, where, batch, company + batch * _AHEAD_TOKENS)
+    prompt, before = request.prompt_tokens, record.made_tokens
     elapsed_s = (step.at_ns - record.dispatched_ns) / 1e9
     begun_s = costs.resume_s(
         spec, where, prompt, before, one_by_one=one_by_one, ahead_s=record.ahead_s
@@ -324,7 +339,7 @@ def _stake(state: State, step: Step, replica: ReplicaState, record: RequestRecor
     left_s = expected_left(usual, request.max_tokens, made) * token_s
     left_s += max(0.0, begun_s - elapsed_s)
     resume_s = costs.resume_s(spec, where, prompt, made, one_by_one=one_by_one)
-    return Stake(request.id, _weight(record), left_s, resume_s, _due_s(step, record))
+    return Stake(request.id, _weight(record), left_s, ahead_s + resume_s, _due_s(step, record))
 
 
 def _due_s(step: Step, record: RequestRecord) -> float | None:
@@ -365,11 +380,12 @@ def _stop(
         f"they would go on for {found.drain_s:.3g} s; a switch there and back takes "
         f"{found.penalty_s:.3g} s"
     )
-    verdict = _verdict(found, replica.model, who, why, Cause.ROOM)
-    step.verdicts.append(replace(verdict, basis=pause.basis))
+    step.verdicts.append(_verdict(found, replica.model, who, why, pause.basis, Cause.ROOM))
 
 
-def _verdict(found: Stop, model: str, choice: str, why: str, cause: Cause | None) -> Verdict:
+def _verdict(
+    found: Stop, model: str, choice: str, why: str, basis: str, cause: Cause | None
+) -> Verdict:
     return Verdict(
         rule="preempt",
         subject=model,
@@ -377,5 +393,6 @@ def _verdict(found: Stop, model: str, choice: str, why: str, cause: Cause | None
         why=why,
         options=_options(found),
         predicted_s=found.penalty_s,
+        basis=basis,
         cause=cause,
     )

@@ -73,7 +73,9 @@ def dequeue(state: State, model: ModelState, record: RequestRecord) -> None:
         model.queued_weight = model.queued_weight_since = 0.0
     state.waiting -= 1
     state.queued_ns -= record.work_ns
-    alike, ticket = _alike(record), _ticket(record)
+    assert record.place is not None, f"{record.request.id} does not wait"
+    alike, ticket = record.place
+    record.place = None
     line = model.lines[alike]
     del line[bisect_left(line, ticket)]
     if not line:
@@ -88,7 +90,8 @@ def _count_in(state: State, model: ModelState, record: RequestRecord) -> None:
     model.queued_weight_since += weight * record.since_ns / 1e9
     state.waiting += 1
     state.queued_ns += record.work_ns
-    insort(model.lines.setdefault(_alike(record), []), _ticket(record))
+    record.place = alike, ticket = _alike(record), _ticket(record)
+    insort(model.lines.setdefault(alike, []), ticket)
     name, key = record.request.key, _key(state, record.request.key)
     if not key.waiting:
         key.used_ns = _lifted_ns(state, name)
@@ -211,7 +214,7 @@ def ahead_share(state: State, request: Request) -> float:
         return 1.0
     own = band(request.weight)
     if len(state.keys) == 1 and request.key in state.keys:  # nobody to share with
-        (queued_ns,) = [one.queued_ns for one in state.keys.values()]
+        queued_ns = state.keys[request.key].queued_ns
         ahead = [work_ns for class_, work_ns in queued_ns.items() if class_ >= own]
         return sum(ahead) / state.queued_ns
     used = {name: one.used_ns for name, one in state.keys.items()}
@@ -255,7 +258,9 @@ def _lifted_ns(state: State, name: str) -> int:
     key = state.keys.get(name)
     if key is not None and key.waiting:
         return key.used_ns
-    others = {other: one.used_ns for other, one in state.keys.items() if one.waiting}
+    others = {}
+    if len(state.keys) > (key is not None):
+        others = {other: one.used_ns for other, one in state.keys.items() if one.waiting}
     return lifted_ns(key.used_ns if key is not None else 0, others, state.level_ns)
 
 

@@ -19,6 +19,8 @@ def relieve(state: State, step: Step) -> None:
     3. If they do not suffice, busy ones stop admitting and go when they are idle.
     """
     for name, ledger in state.devices.items():
+        if ledger.available_bytes >= 0:
+            continue
         while ledger.available_bytes < 0:
             late = [intent.model for intent in state.intents.values() if name in intent.need_bytes]
             if not late:

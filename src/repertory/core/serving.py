@@ -71,7 +71,10 @@ def _fill_slots(
 ) -> None:
     waiting = islice(in_line(state, model, step.at_ns), _LOOK_AHEAD)
     is_worth_it = False
-    while free := [one for one in open_replicas if len(one.running) < one.slots]:
+    while model.queue:
+        free = [one for one in open_replicas if len(one.running) < one.slots]
+        if not free:
+            break
         is_worth_it = is_worth_it or _may_fit(model, free)
         record = next(waiting, None) if is_worth_it else None
         if record is None:

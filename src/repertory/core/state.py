@@ -46,6 +46,8 @@ class RequestRecord:
     """Predicted device time, fixed at arrival so that the sums of queues stay exact."""
     state: RequestState = RequestState.WAITING
     replica_id: str | None = None
+    place: tuple[Alike, Ticket] | None = None
+    """In its model's lines, while it waits."""
     company: int = 0
     """Generations on its replica when it was dispatched, itself among them."""
     dispatched_ns: int = 0
@@ -239,6 +241,8 @@ class ModelState:
     """After a failed load: no new try before."""
     switch_ns: int = 0
     """Predicted load + activate, as of its queue's last new head."""
+    measured_at: Placement | None = None
+    """Where its decode steps are known to have been measured: what was, stays so."""
     misfit: str | None = None
     """Why no device that is up could ever serve it, read after its name."""
     largest_cells: int = 0

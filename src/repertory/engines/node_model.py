@@ -206,7 +206,7 @@ class NodeModel:
         _enter(loop, lane)
         lane.put(Running(job, job.prompt_tokens, job.output_tokens))
         self._where[job.id] = replica_id
-        loop.interrupt(at_ns)
+        loop.cut_short(at_ns)
         self._book(loop)
 
     def cancel(self, at_ns: int, generation_id: str) -> None:
@@ -217,7 +217,7 @@ class NodeModel:
         loop = self._loop_of(replica_id)
         loop.catch_up(at_ns)  # it shared the steps so far
         loop.lanes[replica_id].take_out(generation_id)
-        loop.interrupt(at_ns)
+        loop.cut_short(at_ns)
         self._book(loop)
 
     def hold(self, at_ns: int, generation_id: str, is_held: bool) -> None:
@@ -237,7 +237,7 @@ class NodeModel:
         else:
             _enter(loop, lane)
             lane.put(running)
-        loop.interrupt(at_ns)
+        loop.cut_short(at_ns)
         self._book(loop)
 
     @property

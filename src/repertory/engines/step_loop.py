@@ -146,6 +146,10 @@ class StepLoop:
     def interrupt(self, at_ns: int) -> None:
         """An input came: the steps under way end, then the loop looks again."""
         self.catch_up(at_ns)
+        self.cut_short(at_ns)
+
+    def cut_short(self, at_ns: int) -> None:
+        """The same, where it has caught up."""
         for one in list(self._segments):
             if not self._cut(one, at_ns):
                 self._runs.pop(one.lane.replica_id, None)
@@ -203,6 +207,8 @@ class StepLoop:
 
     def _plan(self, at_ns: int) -> None:
         """Begin what may begin now.  Who has all cores and is to share them ends its step first."""
+        if self._segments and self._width == 1:
+            return  # one at a time
         busy = [lane for lane in self.lanes.values() if lane.prefilling or lane.decoding]
         sharing = 1
         if self._width > 1 and not self._is_crowded:

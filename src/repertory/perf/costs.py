@@ -18,6 +18,7 @@ __all__ = [
     "Prediction",
     "Profiled",
     "Ratio",
+    "basis_of",
     "learn",
     "predict",
     "telling",
@@ -156,6 +157,13 @@ def telling(law_s: float, fixed_s: float, error: float) -> float:
 def weakest(*bases: str) -> str:
     """Of a sum: what its parts rest on, the least certain of them."""
     return min(bases, key=_CERTAINTY.index)
+
+
+def basis_of(own: Ratio | None, profiled_error: float | None) -> str:
+    """What `predict` would rest on."""
+    if own is not None:
+        return Observed.basis
+    return Profiled.basis if profiled_error is not None else Estimated.basis
 
 
 def predict(

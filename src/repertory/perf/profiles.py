@@ -80,10 +80,11 @@ class Curve:
 
     def seconds(self, units: float) -> float:
         points = self.points
-        there = 1
-        if len(points) > 2:
+        if len(points) == 2:
+            (left, low_s), (right, high_s) = points
+        else:
             there = min(max(bisect_right(points, units, key=_units), 1), len(points) - 1)
-        (left, low_s), (right, high_s) = points[there - 1], points[there]
+            (left, low_s), (right, high_s) = points[there - 1], points[there]
         seconds = low_s + (units - left) * (high_s - low_s) / (right - left)
         return seconds if seconds > 0.0 else 0.0
 

@@ -132,19 +132,14 @@ def in_order(starving: Sequence[Starving], at_ns: int, max_wait_s: float) -> Ite
     while overdue:
         yield heappop(overdue)[2]
     per_weight = 1.0 + at_ns / 1e9 / max_wait_s
-
-    def sum_of(one: Starving) -> float:
-        sum_ = one.weight * per_weight - one.weighted_since_s / max_wait_s
-        if one.dues:
-            risked = at_risk(one.dues, at_ns, one.switch_ns / 1e9, max_wait_s)
-            sum_ += risked * MISS_PENALTY_S / max_wait_s
-        return sum_
-
-    others = [
-        (-sum_of(one) / (one.work_ns + 1), one.name, one)
-        for one in starving
-        if one.since_ns is None or one.since_ns > overdue_ns
-    ]
+    others = []
+    for one in starving:
+        if one.since_ns is None or one.since_ns > overdue_ns:
+            sum_ = one.weight * per_weight - one.weighted_since_s / max_wait_s
+            if one.dues:
+                risked = at_risk(one.dues, at_ns, one.switch_ns / 1e9, max_wait_s)
+                sum_ += risked * MISS_PENALTY_S / max_wait_s
+            others.append((-sum_ / (one.work_ns + 1), one.name, one))
     heapify(others)
     while others:
         yield heappop(others)[2]
