@@ -265,6 +265,17 @@ class ModelState:
     def oldest(self) -> RequestRecord | None:
         return next(iter(self.queue.values()), None)
 
+    def is_spare(self, replica: ReplicaState) -> bool:
+        """Another one that opened before it serves too: this one may go, and it is served still."""
+        if len(self.replicas) < 2:
+            return False
+        since = replica.opened_at_ns, replica.id
+        return any(
+            one.is_open and (one.opened_at_ns, one.id) < since
+            for one in self.replicas.values()
+            if one is not replica
+        )
+
     def is_served(self) -> bool:
         """Some replica serves it, moves, or is on its way down: nothing is to be placed now."""
         for one in self.replicas.values():
