@@ -99,7 +99,7 @@ def _flow(state: State, step: Step, model: ModelState, here: list[ReplicaState])
         if one.kv is not None and head.request.cells > one.kv.cells:
             pace = min(pace, 1.0 / max(1e-9, one.running_ns / 1e9 + one.activate_s))
         served += pace
-    return Flow(len(model.queue), model.rate.per_s(step.at_ns), served)
+    return Flow(len(model.queue), model.rate.of_late_per_s(step.at_ns), served)
 
 
 def _may_pay(state: State, step: Step, model: ModelState, first: ReplicaState, flow: Flow) -> bool:
@@ -146,9 +146,10 @@ def _weighed(state: State, step: Step, model: ModelState, offer: Offer, flow: Fl
     horizon_s = state.settings.use_soon_floor_s
     saved = saved_s(flow, more, offer.switch_s, horizon_s) * _weight(state, step, model)
     cost_s = offer.switch_s + sum(one.loss_s for one in offer.evictions)
-    # What those who run there do until they have nothing to do takes twice as long.
+    # Who runs there takes turns with it, until its queue has drained or they have ended.
+    shared_s = flow.waiting / (flow.served_per_s + more)
     for one in sharers(state, model, where):
-        cost_s += len(one.running) * one.running_ns / 1e9 / 2.0
+        cost_s += len(one.running) * min(shared_s, one.running_ns / 2e9)
     return Spread(offer, saved, cost_s)
 
 
