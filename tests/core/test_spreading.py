@@ -148,15 +148,16 @@ def test_a_pinned_model_keeps_one_replica_not_all() -> None:
 
 def test_a_busy_spare_one_hands_over_after_the_minimum_residency(play: Play) -> None:
     """It is served elsewhere: there is no switch that its turn would have to pay for."""
-    running = flood(play)
+    flood(play)
     while play.waiting() != sorted(play.where):
         play.finish(min(play.where))
-    play.pass_s(SETTINGS.min_residency_s)
     play.ask("b")
-    spare = max(play.state.replicas.values(), key=lambda one: (one.opened_at_ns, one.id))
-    if play.state.models["a"].claims or spare.claimed_by == "b":
-        assert not spare.is_open
-    assert running
+    spare = play.state.replicas["a/2"]
+    assert spare.running
+    assert spare.claimed_by == "b"
+    play.pass_s(SETTINGS.min_residency_s)
+    assert not spare.is_open
+    assert play.state.replicas["a/1"].is_open
 
 
 def test_a_replica_that_cannot_come_up_fails_nobody_who_is_served_elsewhere(play: Play) -> None:

@@ -8,9 +8,13 @@ __all__ = ["answers_per_s", "computed_ahead_s", "first_s", "own_pace", "sharers"
 
 
 def answers_per_s(state: State, model: ModelState, where: Placement, slots: int) -> float:
-    """Of usual requests, so many at once; others who have work on those devices take turns."""
-    costs, spec = state.costs, model.spec
+    """Of usual requests, or shorter ones if the head is, so many at once; others who have work on
+    those devices take turns.
+    """
+    costs, spec, head = state.costs, model.spec, model.oldest
     prompt, output = round(model.usual_prompt_tokens), model.output.median_tokens
+    if head is not None:
+        output = min(output, head.request.max_tokens)
     slots = max(1, slots)
     step_s = costs.step_s(spec, where, slots, slots * (prompt + output / 2.0))
     each_s = costs.work_s(spec, where, prompt, 0) + output * step_s / slots

@@ -115,21 +115,17 @@ def _may_pay(state: State, step: Step, model: ModelState, first: ReplicaState, f
 def _offers(
     state: State, step: Step, model: ModelState, supply: Supply, here: list[ReplicaState]
 ) -> list[Offer]:
-    """Where weights rest already, else where none of it is."""
+    """Where weights of it rest on a device already, else wherever none of it is."""
     taken = {device for one in here for device in one.placement.devices}
     is_fast = any(is_faster_than_cores(state.node_of(one), one.placement.devices) for one in here)
-    for elsewhere in (False, True):
-        places = [
-            _cached(state, model, one)
-            for one in sites(state, model, elsewhere=elsewhere)
-            if taken.isdisjoint(one.placement.devices)
-            and is_faster_than_cores(one.node, one.placement.devices) == is_fast
-        ]
-        found = offers(state, step, model, supply, places)
-        whole = [one for one in found if one.site.placement.layers is None]
-        if whole:
-            return whole
-    return []
+    places = [
+        _cached(state, model, one)
+        for one in sites(state, model)
+        if taken.isdisjoint(one.placement.devices)
+        and is_faster_than_cores(one.node, one.placement.devices) == is_fast
+    ]
+    found = offers(state, step, model, supply, places)
+    return [one for one in found if one.site.placement.layers is None]
 
 
 def _cached(state: State, model: ModelState, site: Site) -> Site:

@@ -266,12 +266,15 @@ class ModelState:
         return next(iter(self.queue.values()), None)
 
     def is_spare(self, replica: ReplicaState) -> bool:
-        """Another one that opened before it serves too: this one may go, and it is served still."""
+        """Another one is open, and has been for longer: without this one it is served still."""
         if len(self.replicas) < 2:
             return False
-        since = replica.opened_at_ns, replica.id
         return any(
-            one.is_open and (one.opened_at_ns, one.id) < since
+            one.is_open
+            and (
+                not replica.is_open
+                or (one.opened_at_ns, one.id) < (replica.opened_at_ns, replica.id)
+            )
             for one in self.replicas.values()
             if one is not replica
         )
