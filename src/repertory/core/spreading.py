@@ -58,7 +58,9 @@ class Spread:
 def another(state: State, step: Step, model: ModelState, supply: Supply) -> Spread | None:
     """The one that saves most; None: none saves more than it costs."""
     here = [one for one in model.replicas.values() if one.is_open]
-    if not here or not _may_spread(state, step, model):
+    if not here or len(state.devices) < 2 * model.spec.devices_per_replica:
+        return None  # there is no other place
+    if not _may_spread(state, step, model):
         return None
     flow = _flow(state, step, model, here)
     if not _may_pay(state, step, model, here[0], flow):
