@@ -88,12 +88,18 @@ def accelerator_world() -> World:
     return World(llama_like(specs), tuple(model(name) for name in "abcd"))
 
 
+def twin_world() -> World:
+    """Two equal sets of cores: a model may have a replica on each."""
+    return llama_world(models=3, memory_gib=2.2, devices=2)
+
+
 WORLDS: dict[str, Callable[[], World]] = {
     "llama": llama_world,
     "vllm": vllm_world,
     "split": split_world,
     "offload": offload_world,
     "accelerator": accelerator_world,
+    "twin": twin_world,
 }
 
 

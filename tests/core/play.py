@@ -348,13 +348,17 @@ class Play:
                 self._check_device(device, f"{action} after {event}")
 
     def _check_pin(self, action: Transition, leaving: set[str]) -> None:
-        """A pinned model's memory is given to nobody; it may change its own."""
+        """A pinned model's memory is given to nobody; it may change its own, and a spare replica
+        is not what was pinned.
+        """
         model = self.state.models[action.model]
         if not model.is_pinned or action.replica_id in leaving:
             return
         replica = self.state.replicas[action.replica_id]
         cause = self._cause(action)
         own = (Cause.SLOTS, Cause.PLACEMENT)
+        if any(one is not replica and one.rung is Rung.SERVING for one in model.replicas.values()):
+            return
         assert replica.retiring is not None or cause in own, f"pinned {action} is evicted: {cause}"
 
     def _cause(self, action: Transition) -> Cause:

@@ -101,3 +101,16 @@ def test_compute_threads_never_exceed_the_cores(start: Start, tiny_models: Path)
     usual = sorted(seen)[: -SAMPLES // 20]
     assert max(usual) <= cores + 1, seen
     assert sum(seen) / len(seen) <= cores, seen
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core is no two sets")
+def test_a_model_with_a_long_queue_is_served_by_both_core_sets(
+    start: Start, four_models: Path, tmp_path: Path
+) -> None:
+    """Room for a few slots on each; both replicas compute from the pages of one file."""
+    first, second, *_ = sorted(os.sched_getaffinity(0))
+    config = tmp_path / "repertory.yaml"
+    config.write_text(TWO_SETS.format(four_models, first, second, ROOM_FOR_ONE))
+    server = start(config)
+    with streaming(server, *["one"] * 40):
+        wait_for(lambda: server.model("one")["device"] == "left, right")

@@ -238,6 +238,10 @@ class TestOthers:
         assert choose_replica([Slot("b", 1.0), Slot("a", 1.0), Slot("c", 2.0)]) == "a"
         assert choose_replica([]) is None
 
+    def test_dispatch_takes_the_soonest_first_token_before_the_least_work(self) -> None:
+        slots = [Slot("a", 1.0, 0.2), Slot("b", 3.0, 0.1), Slot("c", 2.0, 0.1)]
+        assert choose_replica(slots) == "c"
+
     def test_prewarming_fills_free_memory_by_saved_seconds_per_byte(self) -> None:
         def candidate(name: str, rate: float, size: int, device: str = "dev0") -> Candidate:
             return Candidate(name, rate, 1.0, Placement((device,)), size)

@@ -326,7 +326,8 @@ def _predicted_wait_s(state: State, model: ModelState) -> float:
     work and the switches of all models in front of it, and for its own switch.
     """
     devices = max(1, len(state.devices))
-    if any(one.is_open for one in model.replicas.values()):
-        own_ns = model.queued_ns * max(1, len(state.busy) // devices)
+    here = sum(one.is_open for one in model.replicas.values())
+    if here:
+        own_ns = model.queued_ns * max(1, len(state.busy) // devices) // here
         return min(own_ns, state.queued_ns) / 1e9
     return (state.queued_ns + state.starved_ns) / devices / 1e9 + model.switch_ns / 1e9

@@ -9,6 +9,9 @@ __all__ = ["ArrivalRate", "OutputLength"]
 
 _SILENCE_BEFORE_NS = 60_000_000_000
 """Taken for granted before anybody watched: the first request is no flood."""
+_MOST_BURST = 4.0
+"""A burst is no rate: four requests within a tenth of a second are not twelve thousand until a
+horizon.  So many times the usual are believed."""
 _LATEST = 4
 """Arrivals whose gaps tell of a burst: two of them may be a pair, and no more."""
 
@@ -39,6 +42,11 @@ class ArrivalRate:
     def per_s(self, at_ns: int) -> float:
         watched = -math.expm1((self._since_ns - at_ns) * self._decay_per_ns)
         return self._decayed(at_ns) * self._decay_per_ns * 1e9 / watched
+
+    def of_late_per_s(self, at_ns: int) -> float:
+        """What has come of late, if that is more than usual."""
+        usual = self.per_s(at_ns)
+        return max(usual, min(1.0 / max(self.gap_s(at_ns), 1e-9), _MOST_BURST * usual))
 
     def _decayed(self, at_ns: int) -> float:
         return self._count * math.exp((self._at_ns - at_ns) * self._decay_per_ns)

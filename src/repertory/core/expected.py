@@ -16,10 +16,6 @@ __all__ = ["expected_s"]
 _MOST_BATCH = 4
 """Sequences of a step that answers are reckoned with, at the most (`core.costbook`)."""
 
-_MOST_BURST = 4.0
-"""A burst is no rate: four requests within a tenth of a second are not twelve thousand until the
-horizon.  So many times the usual are believed."""
-
 
 def expected_s(
     state: State,
@@ -156,9 +152,7 @@ def _load(state: State, step: Step, model: ModelState, where: Placement, waiting
     """
     spec, costs = model.spec, state.costs
     soon_s = state.settings.rate_half_life_s
-    # What has come of late, if that is more: a place is slow for as long as it is used.
-    usual = model.rate.per_s(step.at_ns)
-    rate = max(usual, min(1.0 / max(model.rate.gap_s(step.at_ns), 1e-9), _MOST_BURST * usual))
+    rate = model.rate.of_late_per_s(step.at_ns)  # a place is slow for as long as it is used
     head, output = model.oldest, model.output.median_tokens
     prompt = round(model.usual_prompt_tokens)
     if head is not None:

@@ -104,7 +104,7 @@ def _try_later(state: State, step: Step, model: ModelState, event: TransitionFai
         give_up_better(model)  # nobody waits for this: it serves elsewhere
     else:
         model.failures += 1
-    if model.failures >= _TRIES:
+    if model.failures >= _TRIES and not any(one.is_open for one in model.replicas.values()):
         model.failures = model.extra_bytes = 0
         model.need_bytes = None
         fail_waiting(state, step, model, event.message, event.fault)

@@ -3,6 +3,7 @@
 from repertory.core.ledger import Charge, Ledger
 from repertory.core.state import Intent, ModelState, ReplicaState, State
 from repertory.core.tiers import measured_stretch
+from repertory.domain.decisions import Cause
 from repertory.domain.ladder import Phase, RequestState, Rung
 from repertory.domain.specs import Placement
 from repertory.policy.evict import Release
@@ -23,6 +24,8 @@ def check(state: State) -> None:
         _check_way_down(state, replica)
     busy = [one for one in state.replicas.values() if one.running]
     assert sorted(state.busy) == sorted(one.id for one in busy), "who is busy is not so"
+    for model in state.models.values():
+        _check_spread(state, model)
     for name in state.short:
         assert state.models[name].queue, f"{name} lacks slots for nobody"
         assert name not in state.starved, f"{name} lacks slots and is not served"
@@ -131,6 +134,24 @@ def _check_layers(state: State, replica: ReplicaState) -> None:
         if replica.rung in (Rung.DEVICE, Rung.SERVING):
             rest = state.devices[where.rest]
             assert rest.of(replica.id, Charge.WEIGHTS) > 0, f"{replica.id}: lost layers"
+
+
+def _check_spread(state: State, model: ModelState) -> None:
+    """Never two replicas of a model on the same device, but on the way to a better place."""
+    name = model.spec.name
+    intent = state.intents.get(name)
+    held: dict[str, str] = {}
+    is_moving = model.wanted_for is Cause.PLACEMENT
+    for one in model.replicas.values():
+        is_coming = intent is not None and intent.replica_id == one.id
+        is_leaving = one.retiring is not None
+        is_asleep = one.rung is Rung.HOST and one.transition is None and not is_coming
+        is_there = one.id in state.on_devices or is_coming
+        if is_moving or is_leaving or is_asleep or not is_there:
+            continue
+        for device in one.placement.devices:
+            assert device not in held, f"{name}: {held[device]} and {one.id} both on {device}"
+            held[device] = one.id
 
 
 def _check_way_down(state: State, replica: ReplicaState) -> None:

@@ -30,6 +30,7 @@ from repertory.core.relief import relieve
 from repertory.core.serving import claim, reopen, wake_at
 from repertory.core.sites import need_bytes, sites, standing
 from repertory.core.splits import has_accelerators
+from repertory.core.spreading import another
 from repertory.core.state import Intent, ModelState, State, Step
 from repertory.core.victims import Supply, eviction_options
 from repertory.domain.decisions import Cause, Verdict
@@ -161,10 +162,20 @@ def _widen(state: State, step: Step, short: list[str]) -> None:
             why = f"makes room for slots of {model.spec.name}: P(use soon) x reload = "
             reason = Reason(Cause.SLOTS, f"{why}{one.loss_s:.3g} s")
             release_replica(state, step, state.replicas[one.replica_id], one.release, reason)
-        if chosen:
+        if chosen or _spread(state, step, model, supply):
             return
     if supply is not None and supply.ripe is not None:
         wake_at(state, step, supply.ripe, "room")
+
+
+def _spread(state: State, step: Step, model: ModelState, supply: Supply) -> bool:
+    """Another replica for a served model, if that is worth it."""
+    found = another(state, step, model, supply)
+    if found is None:
+        return False
+    step.verdicts.append(found.verdict(model))
+    _commit(state, step, model, [found.offer], supply)
+    return True
 
 
 def _move_up(state: State, step: Step) -> None:
@@ -310,6 +321,7 @@ def _commit(
         replica = None
     if replica is None:
         replica = state.new_replica(name, node_id, placement)
+        replica.rung = best.site.rung if best.site.rung is Rung.HOST else Rung.DISK
     replica.placement, replica.kv = placement, best.kv
     others = [one for one in supply.victims(node_id) if one.replica_id not in model.replicas]
     for one in best.evictions:

@@ -4,6 +4,7 @@ from itertools import islice
 
 from repertory.core.comparing import forget_victim
 from repertory.core.moving import begin_resize
+from repertory.core.pace import computed_ahead_s, first_s
 from repertory.core.queueing import (
     charge_measured,
     charge_predicted,
@@ -15,7 +16,7 @@ from repertory.core.state import ModelState, ReplicaState, RequestRecord, State,
 from repertory.core.victims import turn_end_ns
 from repertory.domain.actions import Dispatch, Settle, WakeAt
 from repertory.domain.decisions import Cause, Option, Verdict
-from repertory.domain.ladder import Phase, RequestState, RequestStep, Rung
+from repertory.domain.ladder import Phase, RequestStep, Rung
 from repertory.domain.requests import Fault, Outcome, OutcomeKind
 from repertory.domain.specs import KvShape, Placement
 from repertory.perf.bytes import kv_needs, shape_for
@@ -84,7 +85,7 @@ def _fill_slots(
             startable = [one for one in free if _may_start(state, record, one)]
         if not startable:
             break  # nobody takes the slot of a suspect that waits for its trial
-        chosen = _slot_for(record, startable)
+        chosen = _slot_for(state, record, startable)
         if chosen is not None:
             _dispatch(state, step, model, record, chosen)
             is_worth_it = False
@@ -146,13 +147,15 @@ def end_trial(state: State, step: Step, record: RequestRecord) -> None:
             step.touched[name] = None
 
 
-def _slot_for(record: RequestRecord, free: list[ReplicaState]) -> ReplicaState | None:
+def _slot_for(state: State, record: RequestRecord, free: list[ReplicaState]) -> ReplicaState | None:
     """The replica that takes it, among those with a free slot."""
     cells = record.request.cells
     fitting = [one for one in free if one.kv and cells <= one.kv.cells]
     if len(fitting) < 2:
         return fitting[0] if fitting else None
-    chosen = choose_replica([Slot(one.id, one.running_ns / 1e9) for one in fitting])
+    chosen = choose_replica(
+        [Slot(one.id, one.running_ns / 1e9, first_s(state, record, one)) for one in fitting]
+    )
     return next(one for one in fitting if one.id == chosen)
 
 
@@ -165,7 +168,7 @@ def _dispatch(
     record.is_returned = False
     model.served_ns[band(record.request.weight)] = step.at_ns
     record.replica_id = replica.id
-    record.ahead_s = _computed_ahead_s(state, replica)
+    record.ahead_s = computed_ahead_s(state, replica)
     replica.running[record.request.id] = record
     state.busy[replica.id] = replica
     replica.running_ns += record.work_ns
@@ -174,21 +177,6 @@ def _dispatch(
     if record.is_suspect:
         state.trials[replica.node_id] = record.request.id
     step.actions.append(Dispatch(record.request.id, replica.id, replica.node_id))
-
-
-def _computed_ahead_s(state: State, replica: ReplicaState) -> float:
-    """By the law: the prompts that are there already and have no token.  Where tokens are made
-    again one by one, all do that in the same steps.
-    """
-    one_by_one = state.node_of(replica).capabilities.exact_resume
-    ahead_s = 0.0
-    for one in replica.running.values():
-        if one.state is RequestState.PREFILLING:
-            tokens = one.request.prompt_tokens, 0 if one_by_one else one.made_tokens
-            ahead_s += state.costs.replay_s(
-                replica.spec, replica.placement, *tokens, one_by_one=one_by_one
-            )
-    return ahead_s
 
 
 def leave_replica(
@@ -325,16 +313,20 @@ def _grow(state: State, step: Step, model: ModelState, open_replicas: list[Repli
     3. If the head is longer than the slots, the replica drains and reopens with longer ones,
        unless they are found before that.
     """
-    replica = min(open_replicas, key=lambda one: (one.running_ns, one.id))
+    head = first_of(state, model, step.at_ns)
+    assert head is not None
+    cells = head.request.cells
+    replica = min(
+        open_replicas,
+        key=lambda one: (one.kv is None or cells > one.kv.cells, one.running_ns, one.id),
+    )
     if replica.transition is not None or replica.kv is None:
         return
     if step.at_ns < model.not_before_ns:
         wake_at(state, step, model.not_before_ns, f"retry:{model.spec.name}")
         return
-    head = first_of(state, model, step.at_ns)
-    assert head is not None
     rooms = _rooms_to_grow(state, replica)
-    is_too_short = head.request.cells > replica.kv.cells
+    is_too_short = cells > replica.kv.cells
     if is_too_short or _holds(rooms, replica, replica.kv):
         shape = _larger(model, replica, rooms, head)
         if shape is not None:
@@ -344,7 +336,7 @@ def _grow(state: State, step: Step, model: ModelState, open_replicas: list[Repli
     if replica.claimed_by in (None, model.spec.name):
         state.short[model.spec.name] = None
     if is_too_short and replica.claimed_by is None:
-        why = f"a request of {head.request.cells} tokens does not fit {replica.kv.cells} cells"
+        why = f"a request of {cells} tokens does not fit {replica.kv.cells} cells"
         claim(state, step, replica, model, why)
 
 

@@ -121,7 +121,8 @@ def is_blocked(state: State, model: ModelState) -> bool:
     """Whatever ends, its head finds no room: pinned models hold it, or no such device is up."""
     rooms = {name: ledger.budget_bytes for name, ledger in state.devices.items()}
     for replica in state.on_devices.values():
-        if state.models[replica.model].is_pinned and replica.model != model.spec.name:
+        owner = state.models[replica.model]
+        if owner.is_pinned and owner is not model and not owner.is_spare(replica):
             for pool in replica.placement.pools:
                 rooms[pool] -= state.devices[pool].held_by(replica.id)
     above = standing(model)

@@ -269,6 +269,20 @@ class ModelState:
     def oldest(self) -> RequestRecord | None:
         return next(iter(self.queue.values()), None)
 
+    def is_spare(self, replica: ReplicaState) -> bool:
+        """Another one is open, and has been for longer: without this one it is served still."""
+        if len(self.replicas) < 2:
+            return False
+        return any(
+            one.is_open
+            and (
+                not replica.is_open
+                or (one.opened_at_ns, one.id) < (replica.opened_at_ns, replica.id)
+            )
+            for one in self.replicas.values()
+            if one is not replica
+        )
+
     def is_served(self) -> bool:
         """Some replica serves it, moves, or is on its way down: nothing is to be placed now."""
         for one in self.replicas.values():

@@ -4,12 +4,14 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from repertory.core.moving import releasable_bytes
+from repertory.core.pace import own_pace
 from repertory.core.state import ModelState, ReplicaState, State, Step
 from repertory.domain.decisions import Option
 from repertory.domain.ladder import Edge, Phase, Rung
 from repertory.policy.batching import HandoverLimits, handover_at_ns, kept_until_ns
 from repertory.policy.evict import Eviction, Release, Victim
 from repertory.policy.objective import Starving, probability_of_use
+from repertory.policy.spread import share_asked
 
 __all__ = ["Gift", "Supply", "eviction_options", "idle_victims", "release_s", "turn_end_ns"]
 
@@ -110,7 +112,8 @@ class Supply:
         if claimant is not None and claimant is not model:
             then_s = (claimant.switch_ns + claimant.queued_ns) / 1e9  # it will serve there first
             return replica.running_ns / 1e9 + then_s
-        if replica.model in self._state.intents:
+        intent = self._state.intents.get(replica.model)
+        if intent is not None and intent.replica_id == replica.id:
             return self._coming_s(replica) + self._state.models[replica.model].queued_ns / 1e9
         if replica.is_idle:
             owner = self._state.models[replica.model]
@@ -166,7 +169,8 @@ class Supply:
         3. Serving ones give later, if nobody else waits for them.
         """
         state, model = self._state, self._state.models[replica.model]
-        if model.is_pinned or replica.leaving is not None or replica.retiring is not None:
+        is_kept = model.is_pinned and not model.is_spare(replica)
+        if is_kept or replica.leaving is not None or replica.retiring is not None:
             if replica.retiring is not None and replica.running:
                 self.coming.append(replica)
             return
@@ -193,9 +197,15 @@ class Gift(NamedTuple):
 
 
 def turn_end_ns(state: State, replica: ReplicaState, claimant: ModelState) -> int:
-    """When a replica would stop admitting, were it claimed now for who waits for its memory."""
+    """When a replica would stop admitting, were it claimed now for who waits for its memory.
+
+    A spare one whose model has no queue has no turn to pay for: the minimum residency is enough.
+    """
     head, switch_s = claimant.oldest, claimant.switch_ns / 1e9
     assert head is not None
+    owner = state.models[replica.model]
+    if owner is not claimant and not owner.queue and owner.is_spare(replica):
+        switch_s = 0.0
     return handover_at_ns(head.since_ns, replica.opened_at_ns, switch_s, _limits(state))
 
 
@@ -225,6 +235,7 @@ def _young_until_ns(
 def _victim(state: State, step: Step, replica: ReplicaState, drain_s: float) -> Victim:
     """1. Requests that wait for it now use it soon for certain.
     2. Where sleepers keep device bytes, they can be made to go for good.
+    3. A spare one is used soon only if the others' slots are all taken then.
     """
     model, name = state.models[replica.model], replica.id
     activate_s = drain_s + replica.activate_s
@@ -232,7 +243,10 @@ def _victim(state: State, step: Step, replica: ReplicaState, drain_s: float) -> 
     soon = 1.0
     if not model.queue:
         floor_s = state.settings.use_soon_floor_s
-        soon = probability_of_use(model.rate.per_s(step.at_ns), reload_s, floor_s)
+        rate = model.rate.per_s(step.at_ns)
+        soon = probability_of_use(rate, reload_s, floor_s)
+        if model.is_spare(replica):
+            soon *= share_asked(rate, own_pace(state, model, but=replica))
     ways: list[Eviction] = []
     if replica.rung is Rung.SERVING:
         freed = releasable_bytes(state, replica, Release.KV)

@@ -30,27 +30,34 @@ class Expected:
 def model_status(
     state: State, model: ModelState, expected: Expected | None, tokens_per_s: float, now_ns: int
 ) -> ModelStatus:
-    """One row of `ps`; `expected` is what is known of its highest replica's transition."""
+    """One row of `ps`; `expected` is what is known of its highest replica's transition.
+
+    Bytes and slots are of all its replicas together; the word is the highest one's.
+    """
     spec = model.spec
     replica = highest(model)
     eta_s = None
     if replica is not None and isinstance(replica.transition, Load):
         eta_s = expected.left_s(now_ns) if expected is not None else 0.0
-    shape = replica.kv if replica is not None else None
+    up = [one for one in model.replicas.values() if one.rung in (Rung.DEVICE, Rung.SERVING)]
+    up.sort(key=lambda one: (one.rung is not Rung.SERVING, one.id))
+    shown = up or ([replica] if replica is not None else [])
+    shapes = [one.kv for one in shown if one.kv is not None]
+    measured = [_measured_bytes(state, one) for one in up]
     return ModelStatus(
         name=spec.name,
         aliases=spec.aliases,
         status=_status_word(model, replica),
         rung=(replica.rung if replica is not None else Rung.DISK).value,
-        device=_place_text(spec, replica.placement) if replica is not None else "",
+        device=", ".join(_place_text(spec, one.placement) for one in shown),
         is_pinned=model.is_pinned,
         context_tokens=spec.context_tokens,
         running=sum(len(one.running) for one in model.replicas.values()),
         waiting=len(model.queue),
-        kv_sequences=shape.sequences if shape is not None else 0,
-        kv_cells=shape.cells if shape is not None else 0,
-        predicted_bytes=_predicted_bytes(spec, replica),
-        measured_bytes=_measured_bytes(state, replica),
+        kv_sequences=sum(shape.sequences for shape in shapes),
+        kv_cells=max((shape.cells for shape in shapes), default=0),
+        predicted_bytes=sum(_predicted_bytes(spec, one) for one in up),
+        measured_bytes=sum(measured) if measured else None,
         weights_bytes=spec.weights_bytes,
         eta_s=eta_s,
         fault=model.fault or model.misfit,
@@ -84,9 +91,7 @@ def _place_text(spec: ModelSpec, placement: Placement) -> str:
     return f"{devices} ({placement.layers} of {spec.layers} layers)"
 
 
-def _predicted_bytes(spec: ModelSpec, replica: ReplicaState | None) -> int:
-    if replica is None or replica.rung not in (Rung.DEVICE, Rung.SERVING):
-        return 0
+def _predicted_bytes(spec: ModelSpec, replica: ReplicaState) -> int:
     placement = replica.placement
     foots = [placed_footprint(spec, placement)] * len(placement.devices)
     if placement.rest is not None:
@@ -98,9 +103,7 @@ def _predicted_bytes(spec: ModelSpec, replica: ReplicaState | None) -> int:
     )
 
 
-def _measured_bytes(state: State, replica: ReplicaState | None) -> int | None:
-    if replica is None or replica.rung not in (Rung.DEVICE, Rung.SERVING):
-        return None
+def _measured_bytes(state: State, replica: ReplicaState) -> int:
     return sum(ledger.held_by(replica.id) for ledger in state.ledgers_of(replica))
 
 

@@ -13,9 +13,13 @@ class Slot:
     replica_id: str
     remaining_s: float
     """Predicted seconds of the work it already runs."""
+    first_s: float = 0.0
+    """Until its first token there."""
 
 
 def choose_replica(slots: Sequence[Slot]) -> str | None:
-    """The replica with the least predicted completion; ties go to the name."""
-    best = min(slots, key=lambda slot: (slot.remaining_s, slot.replica_id), default=None)
+    """Its first token soonest; where that is equal, the least work; ties go to the name."""
+    best = min(
+        slots, key=lambda slot: (slot.first_s, slot.remaining_s, slot.replica_id), default=None
+    )
     return best.replica_id if best is not None else None
