@@ -107,7 +107,7 @@ def bench(  # noqa: PLR0913  one for each flag
     path = out or Path(f"{Path(chosen.name).name.partition('.')[0]}-run.jsonl")
     to = asyncio.run(_greeted(_endpoint(url, models, api_key)))
     how = _play(speed, warm_up, timeout, seed)
-    header = RunHeader(url, Origin.MEASURED, chosen.name, seed, speed, began=_now())
+    header = _header(url, to, chosen.name, how)
     found = _played(to, chosen.arrivals, how, _Into(path, header, words))
     summary = _summary(found, wanted)
     if json:
@@ -164,7 +164,7 @@ def compare(  # noqa: PLR0913  one for each flag
     part = None
     for repeat, name in turns(list(names), repeats):
         chosen = chosen_workload(workload, wishes)
-        header = RunHeader(name, Origin.MEASURED, chosen.name, seed, speed, began=_now())
+        header = _header(name, ends[name], chosen.name, how)
         into = _Into(out / f"{name}-{repeat}.jsonl", header, words)
         found = _played(ends[name], chosen.arrivals, how, into)
         if found.is_part:
@@ -199,6 +199,12 @@ class _Found:
     records: list[RequestRecord]
     span_s: float = 0.0
     is_part: bool = False
+
+
+def _header(system: str, to: "Endpoint", workload: str, how: "Play") -> RunHeader:
+    return RunHeader(
+        system, Origin.MEASURED, workload, how.seed, how.speed, began=_now(), models=to.models
+    )
 
 
 def _endpoint(url: str, models: Path | None, api_key: str | None) -> "Endpoint":
