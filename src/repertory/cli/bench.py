@@ -107,7 +107,7 @@ def bench(  # noqa: PLR0913  one for each flag
     path = out or Path(f"{Path(chosen.name).name.partition('.')[0]}-run.jsonl")
     to = asyncio.run(_greeted(_endpoint(url, models, api_key)))
     how = _play(speed, warm_up, timeout, seed)
-    header = _header(url, to, chosen.name, how)
+    header = _header(urlsplit(to.url).netloc.rpartition("@")[2], to, chosen.name, how)
     found = _played(to, chosen.arrivals, how, _Into(path, header, words))
     summary = _summary(found, wanted)
     if json:
