@@ -58,6 +58,7 @@ def test_a_model_that_the_server_does_not_have_fails_with_its_words(
     (record, _) = read_run(tmp_path / "w-run.jsonl").records
     assert record.ending is Ending.FAILED
     assert (record.status, "first" in record.message) == (404, True)
+    assert f"1 failed: {record.message}\n" in done.stdout
 
 
 def test_servers_are_compared_in_turns(server: RunningServer, tmp_path: Path) -> None:

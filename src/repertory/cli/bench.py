@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -71,6 +72,8 @@ Words = Annotated[
     bool, typer.Option("--words", help="Prompts of words, for servers that take no token ids.")
 ]
 _SLO = "ttft_p99<2s,tpot_p99<200ms"
+_MESSAGES = 3
+"""Of failures, on the screen; the report has all."""
 
 
 @_bench.command("run")
@@ -114,6 +117,7 @@ def bench(  # noqa: PLR0913  one for each flag
         typer.echo(msgspec.json.encode(msgspec.to_builtins(summary)).decode())
     else:
         _tell(summary)
+        _tell_failures(found.records)
         typer.echo(f"records: {path}")
     if found.is_part:
         fail(FAILURE, f"interrupted; {path} says that it is a part")
@@ -333,6 +337,17 @@ def _tell(summary: "Summary") -> None:
     table(heads, [_row(name, one) for name, one in rows.items()])
     if summary.warmups:
         typer.echo(f"{summary.warmups} requests of the warm-up are not counted")
+
+
+def _tell_failures(records: Sequence[RequestRecord]) -> None:
+    """The most frequent messages: numbers alone do not say what to do."""
+    said = Counter(
+        (one.ending.value, one.message) for one in records if one.ending is not Ending.DONE
+    )
+    for (ending, message), count in said.most_common(_MESSAGES):
+        typer.echo(f"{count:,} {ending}: {message}")
+    if len(said) > _MESSAGES:
+        typer.echo(f"and {len(said) - _MESSAGES:,} other messages, in the records")
 
 
 def _tell_rows(rows: "Sequence[Row]", names: Sequence[str]) -> None:
