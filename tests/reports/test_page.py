@@ -257,6 +257,19 @@ def test_a_log_is_put_on_the_clock_of_its_run(tmp_path: Path) -> None:
     assert "a: serving for 16.00 s, from 2.00 s" in text_of([digest], [log])
 
 
+def test_the_interval_of_a_share_is_no_more_than_all(tmp_path: Path) -> None:
+    """Two runs of which one was all at once and the other half: by Student's t ± 318 %."""
+    quick = [record(at, float(at), 0.05) for at in range(8)]
+    mixed = [record(at, float(at), 0.05 if at % 2 else 0.5) for at in range(8)]
+    runs = [
+        told(write_run(tmp_path / f"run{seed}", header(seed=seed), records))
+        for seed, records in enumerate((quick, mixed))
+    ]
+    text = text_of(runs)
+    assert "75.0 % ± 100 %" in text
+    assert "± 31" not in text
+
+
 def test_a_run_whose_server_calls_the_models_otherwise_is_known_again(tmp_path: Path) -> None:
     log = log_of(write_log(tmp_path / "log", a_small_log()))
     asked = [replace(one, model="chat") for one in a_small_run()]
