@@ -59,6 +59,12 @@ def test_a_small_plan_from_end_to_end(files: Path, capsys: Output) -> None:
     assert capsys.readouterr().out == once.out, "the same seed, the same bytes"
 
 
+def test_a_policy_that_knows_its_workload_beforehand_can_plan(files: Path, capsys: Output) -> None:
+    words = ("--json", "--policy", "static", "--seeds", "1", "--max-devices", "2")
+    assert plan(*words) == 0
+    assert json.loads(capsys.readouterr().out)["policy"] == "static"
+
+
 def test_an_objective_that_nobody_reaches_says_how_near_and_what_limits(
     files: Path, capsys: Output
 ) -> None:

@@ -1,6 +1,8 @@
 """`repertory simulate` as a person types it."""
 
 import json
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -99,28 +101,24 @@ def test_a_recipe_brings_its_models_and_needs_no_data(files: Path, capsys: Outpu
     assert done["played"]["requests"] == 50
 
 
-class _Interrupted:
-    """Ctrl-C at the first sign of life."""
-
-    def __init__(self) -> None:
-        self.times = 0
-
-    def __call__(self, name: str, at_s: float, requests: int) -> None:
-        self.times += 1
-        if self.times == 1:
-            raise KeyboardInterrupt
-
-
 def test_ctrl_c_leaves_a_part_that_says_so(
     files: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """At the first sign of life."""
     jobs: list[Job] = []
 
-    def kept(given: list[Job], most: int, progress: object) -> list[Done]:
+    def pressed(
+        given: list[Job], most: int, progress: object, is_stopped: Callable[[], bool]
+    ) -> list[Done]:
         jobs.extend(given)
-        return run_many(given, most, _Interrupted())
 
-    monkeypatch.setattr(many, "run_many", kept)
+        def press(name: str, at_s: float, requests: int) -> None:
+            if not is_stopped():
+                signal.raise_signal(signal.SIGINT)
+
+        return run_many(given, most, press, is_stopped)
+
+    monkeypatch.setattr(many, "run_many", pressed)
     fleet = files / "sixteen.yaml"
     fleet.write_text("nodes: [{id: box, count: 2, devices: [{gpu: h100_sxm, count: 8}]}]")
     words = ["simulate", "--fleet", str(fleet), "--workload", "week", "--requests", "200000"]
@@ -136,7 +134,7 @@ def test_ctrl_c_leaves_a_part_that_says_so(
 def test_a_run_is_the_same_in_a_process_of_its_own(
     files: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(many, "run_many", lambda jobs, most, progress: [run_job(jobs[0])])
+    monkeypatch.setattr(many, "run_many", lambda jobs, *_: [run_job(jobs[0])])
     assert simulate("--json", "-o", "here") == 0
     monkeypatch.undo()
     monkeypatch.chdir(files)
@@ -175,6 +173,24 @@ def test_what_can_never_fit_is_said_before_anything_runs(files: Path, capsys: Ou
 
 
 def test_a_model_that_nobody_serves_is_named_with_its_row(files: Path, capsys: Output) -> None:
+    """And no run file is left that would look like a run; the one of before stays."""
+    (files / "runs").mkdir()
+    (files / "runs/asked-static-0.jsonl").write_text("of before")
     (files / "models.yaml").write_text("models: {a: {like: qwen3-4b}}")
-    assert simulate("--models", "models.yaml") == 1
+    words = ("--models", "models.yaml", "--policy", "repertory,ollama,static", "--seeds", "2")
+    assert simulate(*words) == 1
     assert "request 2 of the workload, at 0.4 s, is for 'b'" in capsys.readouterr().err
+    assert [path.name for path in (files / "runs").iterdir()] == ["asked-static-0.jsonl"]
+    assert (files / "runs/asked-static-0.jsonl").read_text() == "of before"
+
+
+def test_a_log_without_its_run_is_not_left(files: Path, capsys: Output) -> None:
+    (files / "models.yaml").write_text("models: {a: {like: qwen3-4b}}")
+    assert simulate("--models", "models.yaml", "--log", "log.jsonl") == 1
+    assert not (files / "log.jsonl").exists()
+    assert list((files / "runs").iterdir()) == []
+
+
+def test_a_log_may_go_to_a_device(files: Path, capsys: Output) -> None:
+    assert simulate("--log", "/dev/null", "--requests", "5") == 0
+    assert Path("/dev/null").is_char_device()

@@ -74,6 +74,19 @@ async def well(request: web.Request) -> web.StreamResponse:
 
 
 @awaited
+async def test_a_record_has_the_servers_own_id_where_it_tells() -> None:
+    """By it the request is found in the server's log."""
+
+    async def named(request: web.Request) -> web.StreamResponse:
+        if (await request.json())["max_tokens"] == 2:
+            return await streamed(request, 2)
+        return web.json_response({}, status=503, headers={"x-request-id": "abc-7"})
+
+    quiet, refused = sorted(await played(named, [one(tokens=2), one()]), key=lambda each: each.at_s)
+    assert {quiet.request_id, refused.request_id} == {"r0000000", "abc-7"}
+
+
+@awaited
 async def test_a_request_that_ends_well_has_its_times_and_tokens() -> None:
     (record,) = await played(well, [one(deadline_s=2.0, key="ann", priority="batch")])
     assert record.ending is Ending.DONE

@@ -3,6 +3,7 @@
 import math
 import random
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -254,6 +255,29 @@ def test_a_log_is_put_on_the_clock_of_its_run(tmp_path: Path) -> None:
     assert (match.known, match.agreeing, match.offset_s) == (2, 2, 1.0)
     assert not notices([digest], [log])
     assert "a: serving for 16.00 s, from 2.00 s" in text_of([digest], [log])
+
+
+def test_the_interval_of_a_share_is_no_more_than_all(tmp_path: Path) -> None:
+    """Two runs of which one was all at once and the other half: by Student's t ± 318 %."""
+    quick = [record(at, float(at), 0.05) for at in range(8)]
+    mixed = [record(at, float(at), 0.05 if at % 2 else 0.5) for at in range(8)]
+    runs = [
+        told(write_run(tmp_path / f"run{seed}", header(seed=seed), records))
+        for seed, records in enumerate((quick, mixed))
+    ]
+    text = text_of(runs)
+    assert "75.0 % ± 100 %" in text
+    assert "± 31" not in text
+
+
+def test_a_run_whose_server_calls_the_models_otherwise_is_known_again(tmp_path: Path) -> None:
+    log = log_of(write_log(tmp_path / "log", a_small_log()))
+    asked = [replace(one, model="chat") for one in a_small_run()]
+    digest = told(write_run(tmp_path / "run", header(models={"chat": "a"}), asked), log)
+    ((_, match),) = digest.matches
+    assert match.agreeing == 2
+    other = told(write_run(tmp_path / "other", header(), asked), log)
+    assert other.matches[0][1].known == 0
 
 
 # What is wrong with what was given

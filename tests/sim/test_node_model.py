@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from repertory.domain.actions import Activate, Deactivate, Drop, Load, Unload
+from repertory.domain.actions import Activate, Deactivate, Drop, Load, Resize, Unload
 from repertory.domain.ladder import Rung
 from repertory.domain.specs import (
     DeviceSpec,
@@ -24,7 +24,7 @@ from repertory.engines.node_model import Failure, Job, NodeModel, Output, Transi
 from repertory.engines.step_loop import Lane, Segment
 from repertory.perf.profiles import Beside, Curve, Law, Profile, StepLaw, prior_profile
 from repertory.policy.share import StepKind
-from worlds import GIB, model
+from worlds import GIB, model, offload_world
 
 KV = KvShape(4, 2048)
 SPECS = {name: model(name, GIB // 4) for name in "ab"}
@@ -320,3 +320,38 @@ def test_a_step_takes_longer_the_more_there_is_to_look_at() -> None:
     profile = prior_profile(spec, node.devices[0])
     growing_s = sum(profile.decode_s(WeightsForm.PLAIN, 1, 101 + at) for at in range(119))
     assert took[0][-1][1] == pytest.approx(growing_s * 1e9, rel=1e-5), "growth is in whole ns"
+
+
+@pytest.mark.parametrize("layers", [None, 8])
+def test_bytes_are_totals_whichever_of_them_a_move_has_changed(layers: int | None) -> None:
+    """As a real worker reads them back: an activation and a resize tell of the weights too."""
+    world = offload_world()
+    node, spec = world.node, world.models[0]
+    accelerated = next(one for one in node.devices if one.backend != "cpu")
+    rest = next(one.id for one in node.devices if one.backend == "cpu")
+    place = Placement((accelerated.id,), layers=layers, rest=rest if layers else None)
+    worker, told = NodeModel(node, prior_profile), []
+    for move in (
+        Load(1, "r", spec.name, node.id, place, Rung.DISK),
+        Activate(2, "r", spec.name, node.id, KV),
+        Resize(3, "r", spec.name, node.id, KvShape(2, 512)),
+        Deactivate(4, "r", spec.name, node.id),
+        Unload(5, "r", spec.name, node.id),
+    ):
+        at_ns = worker.next_at_ns or (told[-1].at_ns if told else 0)
+        worker.transit(at_ns, move, spec)
+        (end,) = worker.advance(worker.next_at_ns or at_ns)
+        assert isinstance(end, TransitionEnd)
+        told.append(end)
+    load, opened, resized, closed, gone = (one.measured for one in told)
+    assert load.weights_bytes
+    assert {one.weights_bytes for one in (load, opened, resized, closed)} == {load.weights_bytes}
+    assert {one.rest_weights_bytes for one in (load, opened, resized, closed)} == {
+        load.rest_weights_bytes
+    }
+    assert bool(load.rest_weights_bytes) == (layers is not None)
+    assert (load.kv_bytes, load.buffers_bytes) == (closed.kv_bytes, closed.buffers_bytes) == (0, 0)
+    assert opened.kv_bytes
+    assert resized.kv_bytes
+    assert resized.kv_bytes < opened.kv_bytes
+    assert (gone.weights_bytes, gone.kv_bytes, gone.buffers_bytes) == (0, 0, 0)

@@ -47,6 +47,8 @@ class Heard:
     """What came back.  Times are of the running loop's clock."""
 
     status: int | None = None
+    request_id: str | None = None
+    """As the server's own log has it; None: it does not say."""
     first_s: float | None = None
     last_s: float | None = None
     longest_gap_s: float | None = None
@@ -104,6 +106,7 @@ async def _read(http: aiohttp.ClientSession, to: Endpoint, wanted: Wanted, heard
         f"{to.url}/v1/completions", data=_body(to, wanted), headers=_headers(to, wanted)
     ) as reply:
         heard.status = reply.status
+        heard.request_id = reply.headers.get("x-request-id")
         if reply.status != 200:
             heard.failure = f"{reply.status}: {_said(await reply.read())}"
             return

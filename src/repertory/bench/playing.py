@@ -87,8 +87,10 @@ class _Sent:
     def record(self, heard: Heard, began_s: float, ended_s: float, how: Play) -> RequestRecord:
         ending, message = self._ending(heard)
         last_s = heard.last_s if heard.last_s is not None else ended_s
+        unheard = self.lost(how)
         return replace(
-            self.lost(how),
+            unheard,
+            request_id=heard.request_id or unheard.request_id,
             ending=ending,
             message=message,
             output_tokens=heard.tokens if heard.tokens is not None else heard.pieces,

@@ -2,12 +2,14 @@
 
 import asyncio
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,12 +19,14 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from typer.core import TyperGroup
 
 from repertory.cli.choosing import Data, DaysText, Rate, Requests, Seed, Wishes, chosen_workload
-from repertory.cli.shared import FAILURE, UNREACHABLE, USAGE, Json, app, fail, table
+from repertory.cli.shared import FAILURE, UNREACHABLE, USAGE, CtrlC, Json, app, fail, table
 from repertory.config import read_names
+from repertory.domain.errors import RepertoryError
 from repertory.domain.workloads import Arrival, Ending, Origin, RequestRecord, RunHeader
 
 if TYPE_CHECKING:
     from repertory.bench.asking import Endpoint
+    from repertory.bench.comparing import Row
     from repertory.bench.playing import Play
     from repertory.traces.summary import Figures, Slo, Summary
 
@@ -68,6 +72,8 @@ Words = Annotated[
     bool, typer.Option("--words", help="Prompts of words, for servers that take no token ids.")
 ]
 _SLO = "ttft_p99<2s,tpot_p99<200ms"
+_MESSAGES = 3
+"""Of failures, on the screen; the report has all."""
 
 
 @_bench.command("run")
@@ -104,13 +110,14 @@ def bench(  # noqa: PLR0913  one for each flag
     path = out or Path(f"{Path(chosen.name).name.partition('.')[0]}-run.jsonl")
     to = asyncio.run(_greeted(_endpoint(url, models, api_key)))
     how = _play(speed, warm_up, timeout, seed)
-    header = RunHeader(url, Origin.MEASURED, chosen.name, seed, speed, began=_now())
+    header = _header(urlsplit(to.url).netloc.rpartition("@")[2], to, chosen.name, how)
     found = _played(to, chosen.arrivals, how, _Into(path, header, words))
     summary = _summary(found, wanted)
     if json:
         typer.echo(msgspec.json.encode(msgspec.to_builtins(summary)).decode())
     else:
         _tell(summary)
+        _tell_failures(found.records)
         typer.echo(f"records: {path}")
     if found.is_part:
         fail(FAILURE, f"interrupted; {path} says that it is a part")
@@ -152,34 +159,34 @@ def compare(  # noqa: PLR0913  one for each flag
     ends = {
         name: asyncio.run(_greeted(_endpoint(url, models, api_key))) for name, url in names.items()
     }
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(FAILURE, f"{out}: no folder can be made: {error.strerror}")
     summaries: dict[str, list[Summary]] = {name: [] for name in names}
     how = _play(speed, warm_up, timeout, seed)
+    part = None
     for repeat, name in turns(list(names), repeats):
         chosen = chosen_workload(workload, wishes)
-        header = RunHeader(name, Origin.MEASURED, chosen.name, seed, speed, began=_now())
+        header = _header(name, ends[name], chosen.name, how)
         into = _Into(out / f"{name}-{repeat}.jsonl", header, words)
         found = _played(ends[name], chosen.arrivals, how, into)
         if found.is_part:
-            fail(FAILURE, f"interrupted; {into.path} says that it is a part")
+            part = into.path
+            break
         summaries[name].append(_summary(found, wanted))
     rows = rows_of(summaries)
     if json:
         typer.echo(msgspec.json.encode(rows).decode())
-        return
-    others = list(names)[1:]
-    first = next(iter(names))
-    table(
-        ["measured", *(name.upper() for name in names), *(f"{one}/{first}" for one in others)],
-        [
-            [
-                row.name,
-                *(_figure(row.values[name]) for name in names),
-                *(_figure(row.ratios[name]) for name in others),
-            ]
-            for row in rows
-        ],
-    )
+    else:
+        _tell_rows(rows, list(names))
+    if part is not None:
+        whole = sum(len(each) for each in summaries.values())
+        fail(
+            FAILURE,
+            f"interrupted: of {len(names) * repeats} runs {whole} are whole and counted; {part} "
+            "says that it is a part",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +203,12 @@ class _Found:
     records: list[RequestRecord]
     span_s: float = 0.0
     is_part: bool = False
+
+
+def _header(system: str, to: "Endpoint", workload: str, how: "Play") -> RunHeader:
+    return RunHeader(
+        system, Origin.MEASURED, workload, how.seed, how.speed, began=_now(), models=to.models
+    )
 
 
 def _endpoint(url: str, models: Path | None, api_key: str | None) -> "Endpoint":
@@ -240,13 +253,15 @@ def _play(speed: float, warm_up: float, timeout: float, seed: int) -> "Play":
 
 
 def _played(to: "Endpoint", arrivals: Iterator[Arrival], how: "Play", into: _Into) -> _Found:
+    """Whatever ends it early, its file says so."""
     from repertory.bench.playing import play
     from repertory.bench.prompts import Prompts
     from repertory.traces.runs import RunWriter
 
     found = _Found([])
     prompts = Prompts(how.seed, as_text=into.is_words)
-    with into.path.open("wb") as file, _shown(into.header.system, found) as show:
+    arrivals = _begun(arrivals)
+    with CtrlC() as ctrl_c, _opened(into.path) as file, _shown(into.header.system, found) as show:
         writer = RunWriter(file, into.header)
 
         def told(record: RequestRecord) -> None:
@@ -260,30 +275,34 @@ def _played(to: "Endpoint", arrivals: Iterator[Arrival], how: "Play", into: _Int
             task = asyncio.ensure_future(play(to, arrivals, how, prompts, told))
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGINT, task.cancel)
+            if ctrl_c.is_pressed:
+                task.cancel()
             try:
                 await task
             except asyncio.CancelledError:
                 found.is_part = True
+                writer.remark("interrupted: a part of the workload")
             finally:
                 loop.remove_signal_handler(signal.SIGINT)
 
-        asyncio.run(run())
-    if found.is_part:
-        _say_part(into)
+        try:
+            asyncio.run(run())
+        except RepertoryError as error:
+            writer.remark(f"a part of the workload: {error}")
+            raise
     return found
 
 
-def _say_part(into: _Into) -> None:
-    """The header is the first line, and longer by the note: the file is written anew."""
-    from repertory.traces.runs import RunWriter, read_run
+def _begun(arrivals: Iterator[Arrival]) -> Iterator[Arrival]:
+    """What is wrong with a workload from the start is said before a file is opened for its run."""
+    return chain(list(islice(arrivals, 1)), arrivals)
 
-    run = read_run(into.path)
-    beside = into.path.with_suffix(".part")
-    with beside.open("wb") as file:
-        writer = RunWriter(file, replace(into.header, note="interrupted: a part of the workload"))
-        for record in run.records:
-            writer.add(record)
-    beside.replace(into.path)
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("wb")
+    except OSError as error:
+        fail(FAILURE, f"{path}: cannot be written: {error.strerror}")
 
 
 @contextmanager
@@ -318,6 +337,32 @@ def _tell(summary: "Summary") -> None:
     table(heads, [_row(name, one) for name, one in rows.items()])
     if summary.warmups:
         typer.echo(f"{summary.warmups} requests of the warm-up are not counted")
+
+
+def _tell_failures(records: Sequence[RequestRecord]) -> None:
+    """The most frequent messages: numbers alone do not say what to do."""
+    said = Counter(
+        (one.ending.value, one.message) for one in records if one.ending is not Ending.DONE
+    )
+    for (ending, message), count in said.most_common(_MESSAGES):
+        typer.echo(f"{count:,} {ending}: {message}")
+    if len(said) > _MESSAGES:
+        typer.echo(f"and {len(said) - _MESSAGES:,} other messages, in the records")
+
+
+def _tell_rows(rows: "Sequence[Row]", names: Sequence[str]) -> None:
+    first, others = names[0], names[1:]
+    table(
+        ["measured", *(name.upper() for name in names), *(f"{one}/{first}" for one in others)],
+        [
+            [
+                row.name,
+                *(_figure(row.values[name]) for name in names),
+                *(_figure(row.ratios[name]) for name in others),
+            ]
+            for row in rows
+        ],
+    )
 
 
 def _row(name: str, one: "Figures") -> list[str]:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from repertory.cli.shared import FAILURE, Json, app, fail, table
+from repertory.cli.shared import FAILURE, CtrlC, Json, app, fail, table
 from repertory.cli.simulate_fleet import Part, Source, source_of
 from repertory.config.catalog import Offered, read_catalog
 from repertory.config.fleet import models_of, read_models
@@ -203,7 +203,8 @@ def _search(study: _Study, planner: "Planner", *, hidden: bool) -> "Plan":
     shown = (TextColumn("{task.completed} runs"), BarColumn(), TextColumn("{task.description}"))
     console = Console(stderr=True)
     with (
-        Crew(_cores()) as crew,
+        CtrlC() as ctrl_c,
+        Crew(_cores(), lambda: ctrl_c.is_pressed) as crew,
         Progress(
             *shown, TimeElapsedColumn(), console=console, transient=True, disable=hidden
         ) as bar,

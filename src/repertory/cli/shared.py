@@ -1,8 +1,10 @@
 """What all commands share: the root, exit codes, options of one meaning, tables, refusals."""
 
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from types import FrameType
+from typing import Annotated, NoReturn, Self
 
 import typer
 from rich.console import Console
@@ -17,6 +19,7 @@ __all__ = [
     "NOT_FOUND",
     "UNREACHABLE",
     "USAGE",
+    "CtrlC",
     "Json",
     "Memory",
     "StateDir",
@@ -99,3 +102,23 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def fail(code: int, message: str) -> NoReturn:
     typer.echo(f"repertory: {message}", err=True)
     raise typer.Exit(code)
+
+
+class CtrlC:
+    """The first one is noted, so that what is under way ends where it can; a second one is heard at
+    once.
+    """
+
+    def __init__(self) -> None:
+        self.is_pressed = False
+
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.is_pressed = True
+        signal.signal(signal.SIGINT, self._before)

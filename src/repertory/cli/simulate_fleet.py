@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from repertory.cli.shared import FAILURE, USAGE, fail, table
+from repertory.cli.shared import FAILURE, USAGE, CtrlC, fail, table
 from repertory.config import read_environment
 from repertory.config.fleet import models_of, read_fleet, read_models
 from repertory.domain.errors import ConfigError
@@ -236,7 +236,10 @@ def _run(jobs: "Sequence[Job]", source: Source, *, hidden: bool) -> "list[Done]"
         TimeElapsedColumn(),
     )
     console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+    with (
+        CtrlC() as ctrl_c,
+        Progress(*columns, console=console, transient=True, disable=hidden) as bar,
+    ):
         tasks = {
             job.name: bar.add_task(job.name, total=source.expected(), at="0 s", start=False)
             for job in jobs
@@ -246,7 +249,8 @@ def _run(jobs: "Sequence[Job]", source: Source, *, hidden: bool) -> "list[Done]"
             bar.start_task(tasks[name])
             bar.update(tasks[name], completed=requests, at=seconds_text(at_s))
 
-        return run_many(jobs, len(os.sched_getaffinity(0)), progress)
+        cores = len(os.sched_getaffinity(0))
+        return run_many(jobs, cores, progress, lambda: ctrl_c.is_pressed)
 
 
 def _tell(done: "Sequence[Done]", slo: "Slo") -> None:

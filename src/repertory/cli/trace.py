@@ -1,10 +1,8 @@
 """`trace`: workloads made, described and drawn."""
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -22,7 +20,7 @@ from repertory.cli.choosing import (
     Wishes,
     chosen_workload,
 )
-from repertory.cli.shared import FAILURE, USAGE, Json, fail, group, table
+from repertory.cli.shared import FAILURE, USAGE, CtrlC, Json, fail, group, table
 from repertory.domain.workloads import Arrival
 from repertory.reports.figures import bytes_text, seconds_text
 
@@ -134,21 +132,14 @@ def plot_trace(  # noqa: PLR0913  one for each flag
 
 @contextmanager
 def _counted(chosen: Chosen, *, is_stopped_quietly: bool) -> Iterator[Iterator[Arrival]]:
-    """With a bar.  Ctrl-C is heard between two requests, so that none is half written; a second
-    one is heard at once.
-    """
-    asked: list[int] = []
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        signal.signal(signal.SIGINT, before)
+    """With a bar.  Ctrl-C is heard between two requests, so that none is half written."""
 
     def counted() -> Iterator[Arrival]:
         count = 0
         for count, arrival in enumerate(chosen.arrivals, start=1):
             if not count % _TOLD:
                 bar.update(task, completed=count, count=f"{count:,}")
-            if asked:
+            if ctrl_c.is_pressed:
                 if is_stopped_quietly:
                     chosen.is_part = True
                     typer.echo(f"interrupted: a part, up to {arrival.at_s:.0f} s", err=True)
@@ -162,13 +153,9 @@ def _counted(chosen: Chosen, *, is_stopped_quietly: bool) -> Iterator[Iterator[A
         TextColumn("{task.fields[count]} requests"),
         TimeElapsedColumn(),
     )
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(Path(chosen.name).name, total=chosen.expected, count="0")
-            yield counted()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with CtrlC() as ctrl_c, Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(Path(chosen.name).name, total=chosen.expected, count="0")
+        yield counted()
 
 
 def _described(chosen: Chosen) -> "Description":

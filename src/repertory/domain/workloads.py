@@ -1,6 +1,7 @@
 """What is asked of a system, and what came of it: the nouns of traces, runs and reports."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 __all__ = ["Arrival", "Ending", "Origin", "RequestRecord", "RunHeader"]
@@ -56,6 +57,7 @@ class RequestRecord:
     """
 
     request_id: str
+    """The system's own, where it tells: it is found again in the system's log."""
     model: str
     at_s: float
     prompt_tokens: int
@@ -115,3 +117,5 @@ class RunHeader:
     """Wall clock of a measured run: ISO 8601, UTC."""
     note: str = ""
     """Why it is only a part, where it is: interrupted, limited."""
+    models: Mapping[str, str] = field(default_factory=dict)
+    """What the system calls a model of the workload, where it is not the same."""

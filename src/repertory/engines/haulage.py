@@ -50,7 +50,8 @@ class Haulage:
         if machine is not None and node.capabilities.host_is_page_cache:
             self._cache = PageCache(machine.cache_bytes)
         self._placed: dict[str, Placement] = {}
-        """By replica, from its latest load."""
+        self._held: dict[str, Measured] = {}
+        """Weights and where they lie, by replica, from its latest load."""
 
     def moves(self) -> Moves:
         """With the rooms of the machine's ways."""
@@ -73,16 +74,18 @@ class Haulage:
                 seconds = profile.load_s(placement.form, source, spec.weights_bytes, share)
                 ways = self._ways(placement, source)
                 self._placed[transition.replica_id] = placement
-                measured = replace(self._loaded(spec, placement), source=source)
+                held = self._held[transition.replica_id] = self._loaded(spec, placement)
+                measured = replace(held, source=source)
             case Activate(kv=kv):
                 seconds = profile.activate.seconds(kv.tokens * spec.kv_bytes_per_token)
-                measured = self._opened(spec, self._placed[transition.replica_id], kv)
+                measured = self._opened(spec, transition.replica_id, kv)
             case Resize(kv=kv):
                 size = kv.tokens * spec.kv_bytes_per_token
                 seconds = profile.activate.seconds(size) + profile.move_kv.seconds(size)
-                measured = self._opened(spec, self._placed[transition.replica_id], kv)
+                measured = self._opened(spec, transition.replica_id, kv)
             case Deactivate():
                 seconds = profile.deactivate_s
+                measured = self._held[transition.replica_id]
             case Unload():
                 seconds = profile.unload_s
             case Drop():
@@ -102,9 +105,11 @@ class Haulage:
         taken = _loaded(spec, placement)
         return replace(taken, weights_bytes=known.get(placement.form, taken.weights_bytes))
 
-    def _opened(self, spec: ModelSpec, placement: Placement, kv: KvShape) -> Measured:
+    def _opened(self, spec: ModelSpec, replica_id: str, kv: KvShape) -> Measured:
+        """Its weights too: bytes are totals, whichever of them a move has changed."""
+        placement = self._placed[replica_id]
         read = self._read_at(spec, placement)
-        taken = _opened(spec, placement, kv)
+        taken = _opened(spec, placement, kv, self._held[replica_id])
         buffers = buffers_of(spec, read, kv) if read is not None else None
         return taken if buffers is None else replace(taken, buffers_bytes=buffers)
 
@@ -167,20 +172,20 @@ def _loaded(spec: ModelSpec, placement: Placement) -> Measured:
     if placement.rest is None:
         return Measured(0, weights, 0, 0)
     rest = rest_footprint(spec, placement).weights_bytes
-    return Measured(0, weights, 0, 0, rest_weights_bytes=rest)
+    return Measured(
+        0, weights, 0, 0, rest_weights_bytes=rest, rest_kv_bytes=0, rest_buffers_bytes=0
+    )
 
 
-def _opened(spec: ModelSpec, placement: Placement, kv: KvShape) -> Measured:
+def _opened(spec: ModelSpec, placement: Placement, kv: KvShape, held: Measured) -> Measured:
     needs, width = kv_needs(spec, placement, kv), len(placement.devices)
     there = sum(needs[device] for device in placement.devices)
     buffers = placed_footprint(spec, placement).buffers_bytes * width
+    opened = replace(held, kv_bytes=there, buffers_bytes=buffers)
     if placement.rest is None:
-        return Measured(0, 0, there, buffers)
-    return Measured(
-        0,
-        0,
-        there,
-        buffers,
+        return opened
+    return replace(
+        opened,
         rest_kv_bytes=needs[placement.rest],
         rest_buffers_bytes=rest_footprint(spec, placement).buffers_bytes,
     )

@@ -94,7 +94,9 @@ class Simulation:
         self._worker = worker
         """Makes the worker of a node that comes up during the run."""
         self._lag_ns = lag_ns
-        self._heap: list[tuple[tuple[int, int, str], Event]] = []
+        self._heap: list[tuple[tuple[int, int, str], int, Event]] = []
+        self._pushed = 0
+        """Of one name and instant, what was told first is heard first: as in the live driver."""
         self._due: list[tuple[int, str]] = []
         """A heap: when which node is to be looked at.  Holds only if `_booked` says the same."""
         self._booked: dict[str, int | None] = {}
@@ -139,7 +141,7 @@ class Simulation:
             if node_ns is not None and node_ns <= at_ns:
                 self._advance(node_ns)
             else:
-                self._deliver(heappop(events)[1])
+                self._deliver(heappop(events)[2])
             left -= 1
             if not left:
                 left = _WATCHED
@@ -152,7 +154,8 @@ class Simulation:
             self.fates[request.id] = Fate(request, self._output_tokens(request))
         elif isinstance(event, ModelAdded):
             self._specs[event.spec.name] = event.spec
-        heappush(self._heap, (order(event), event))
+        self._pushed += 1
+        heappush(self._heap, (order(event), self._pushed, event))
 
     def _deliver(self, event: Event) -> None:
         at_ns = event.at_ns

@@ -175,6 +175,9 @@ class _Wait:
     split: _Waits | None = None
     """What it waited for; None: it waits."""
     started_ns: int = 0
+    turn_ns: int = 0
+    """When it was dispatched last; and its first token since then."""
+    turn_first_ns: int | None = None
     first_ns: int | None = None
     is_stopped: bool = False
     is_late: bool = False
@@ -217,13 +220,16 @@ class Watch:
                     pass
 
     def evidence(self, devices: int) -> Evidence:
-        """Until computing ended: what is left to do when the last request comes is work too."""
+        """Until computing ended: what is left to do when the last request comes is work too.
+
+        No device computes for longer than that; what is even on average may seem so at the edge.
+        """
         window_s = max(self._used_ns - self._warm_ns, 0) / 1e9
         return Evidence(
             late=dict(self._late),
             window_s=window_s,
             device_s=window_s * devices,
-            busy_s=self._busy_ns / 1e9,
+            busy_s=min(self._busy_ns / 1e9, window_s * devices),
             crowded_s=min(self._crowded_ns / 1e9, window_s),
             loads=self._loads,
             loading_s=self._loading_ns / 1e9,
@@ -243,7 +249,7 @@ class Watch:
             case Preempted() if event.request_id in self._waits:
                 wait = self._waits[event.request_id]
                 wait.is_stopped = True
-                self._use(wait, event.share_ns)
+                self._use(wait, event.share_ns, 0)
             case TransitionDone(at_ns, action_id, replica_id):
                 self._land(at_ns, action_id, replica_id, is_done=True)
             case TransitionFailed(at_ns, action_id, replica_id):
@@ -255,7 +261,10 @@ class Watch:
 
     def _start(self, name: str) -> None:
         wait = self._waits.get(name)
-        if wait is None or wait.split is not None:
+        if wait is None:
+            return
+        wait.turn_ns, wait.turn_first_ns = self._now_ns, None
+        if wait.split is not None:
             return
         wait.split, wait.started_ns = self._split(wait), self._now_ns
         self._count(self._models[wait.model], -1)
@@ -266,6 +275,7 @@ class Watch:
         return {limit: stood - wait.before.get(limit, 0) for limit, stood in model.stood_ns.items()}
 
     def _first(self, wait: _Wait, at_ns: int) -> None:
+        wait.turn_first_ns = at_ns
         if wait.first_ns is not None:
             return
         wait.first_ns = at_ns
@@ -274,17 +284,30 @@ class Watch:
             self._blame(wait)
 
     def _finish(self, wait: _Wait, event: Finished) -> None:
-        self._use(wait, event.share_ns)
+        self._use(wait, event.share_ns, event.prefill_ns)
         limit_s, more = self._slo.tpot_s, event.output_tokens - 1
         if wait.first_ns is None or limit_s is None or more < 1:
             return
         if event.at_ns - wait.first_ns >= limit_s * 1e9 * more and not wait.is_late:
             self._vote(wait, Limit.MEMORY if wait.is_stopped else Limit.COMPUTE)
 
-    def _use(self, wait: _Wait, share_ns: int) -> None:
-        self._used_ns = self._now_ns
-        if self._now_ns >= self._warm_ns:
-            self._busy_ns += share_ns * self._models[wait.model].width
+    def _use(self, wait: _Wait, share_ns: int, prompt_ns: int) -> None:
+        """What was computed before the warm-up was over does not count: a prompt's is taken to be
+        even until the first token, the rest's after it.
+        """
+        at_ns = self._used_ns = self._now_ns
+        first_ns = at_ns if wait.turn_first_ns is None else wait.turn_first_ns
+        prompt_ns = min(prompt_ns, share_ns)
+        if not prompt_ns:
+            first_ns = wait.turn_ns
+        counted_ns = self._later(wait.turn_ns, first_ns, prompt_ns)
+        counted_ns += self._later(first_ns, at_ns, share_ns - prompt_ns)
+        self._busy_ns += counted_ns * self._models[wait.model].width
+
+    def _later(self, from_ns: int, to_ns: int, spent_ns: int) -> int:
+        if from_ns >= self._warm_ns:
+            return spent_ns
+        return spent_ns * max(0, to_ns - self._warm_ns) // max(1, to_ns - from_ns)
 
     def _end(self, name: str, *, is_done: bool) -> None:
         wait = self._waits.pop(name, None)

@@ -7,12 +7,13 @@ import multiprocessing
 import resource
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from repertory.domain.errors import RepertoryError
 from repertory.domain.workloads import Arrival, Origin, RunHeader
@@ -22,11 +23,11 @@ from repertory.sim.sinks import HashSink, LogSink
 from repertory.traces.runs import RunWriter, stream_run
 from repertory.traces.summary import Slo, Summary, summarise
 
-__all__ = ["Done", "Job", "Workload", "run_job", "run_many"]
+__all__ = ["Done", "Job", "Workload", "deaf_to_ctrl_c", "run_job", "run_many"]
 
 _KIB = 1024
 _LOOKS_S = 0.2
-"""How long the parent waits for news before it looks at its own signals again."""
+"""How long the parent waits for news before it looks again whether it is to stop."""
 
 
 class Workload(Protocol):
@@ -80,40 +81,68 @@ Progress = Callable[[str, float, int], None]
 """Told a job's name, its simulated time and its requests."""
 
 
-def run_many(jobs: Sequence[Job], most: int, progress: Progress) -> list[Done]:
-    """In the order of the jobs.  Ctrl-C ends all of them early, and what they have is returned;
+@contextmanager
+def deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes that begin here never hear it, not even while they begin: it reaches every process
+    of a terminal, and the parent alone decides what it means.
+    """
+    resource_tracker.ensure_running()  # where it begins the signal is let through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def run_many(
+    jobs: Sequence[Job],
+    most: int,
+    progress: Progress,
+    is_stopped: Callable[[], bool] = lambda: False,
+) -> list[Done]:
+    """In the order of the jobs.  Stopped, all of them end early, and what they have is returned;
     those that had not begun are left out.
     """
     context = multiprocessing.get_context("spawn")
     waiting = list(enumerate(jobs))
     running: dict[Connection, tuple[int, SpawnProcess]] = {}
     done: dict[int, Done] = {}
-    is_stopped = False
+    is_ending = False
     try:
-        while running or (waiting and not is_stopped):
-            try:
-                while waiting and not is_stopped and len(running) < most:
-                    at, job = waiting.pop(0)
-                    here, there = context.Pipe()
-                    process = context.Process(target=_child, args=(job, there))
-                    process.start()
-                    there.close()
-                    running[here] = (at, process)
-                for news in wait(list(running), _LOOKS_S):
-                    assert isinstance(news, Connection)
-                    at, process = running[news]
-                    ended = _hear(news, process, jobs[at], progress)
-                    if ended is not None:
-                        done[at] = ended
-                        del running[news]
-            except KeyboardInterrupt:
-                is_stopped = True
+        while running or (waiting and not is_ending):
+            if is_stopped() and not is_ending:
+                is_ending = True
                 for connection in running:
-                    connection.send("stop")
+                    with suppress(OSError):  # it has ended, and its last word is on the way
+                        connection.send("stop")
+            while waiting and not is_ending and len(running) < most:
+                at, job = waiting.pop(0)
+                here, there = context.Pipe()
+                process = context.Process(target=_child, args=(job, there))
+                with deaf_to_ctrl_c():
+                    process.start()
+                there.close()
+                running[here] = (at, process)
+            for news in wait(list(running), _LOOKS_S):
+                assert isinstance(news, Connection)
+                at, process = running[news]
+                ended = _hear(news, process, jobs[at], progress)
+                if ended is not None:
+                    done[at] = ended
+                    del running[news]
     finally:
-        for _, process in running.values():
-            process.kill()
+        for at, process in running.values():
+            _kill(process, jobs[at])
     return [done[at] for at in sorted(done)]
+
+
+def _kill(process: SpawnProcess, job: Job) -> None:
+    """What it had written so far goes with it."""
+    process.kill()
+    process.join()
+    for path in (job.run_path, job.log_path):
+        if path is not None:
+            _part_of(path).unlink(missing_ok=True)
 
 
 def _hear(news: Connection, process: SpawnProcess, job: Job, progress: Progress) -> Done | None:
@@ -132,9 +161,6 @@ def _hear(news: Connection, process: SpawnProcess, job: Job, progress: Progress)
 
 
 def _child(job: Job, parent: Connection) -> None:
-    """Ctrl-C reaches every process of a terminal; here the parent decides what it means."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
     def goes_on(at_s: float, requests: int) -> bool:
         parent.send((at_s, requests))
         return not parent.poll()
@@ -159,22 +185,18 @@ def run_job(job: Job, goes_on: Callable[[float, int], bool] = lambda at_s, reque
     )
     job.run_path.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        writer = RunWriter(stack.enter_context(job.run_path.open("wb")), header)
+        writer = RunWriter(stack.enter_context(_kept(job.run_path)), header)
         sink = HashSink()
         if job.log_path is not None:
             settings, believed = POLICIES[scenario.policy].settings, fleet.name
             if scenario.served is not None and scenario.policy == "repertory":
                 settings, believed = scenario.served.settings, ""
-            sink = LogSink(stack.enter_context(job.log_path.open("wb")), settings, believed)
+            sink = LogSink(stack.enter_context(_kept(job.log_path)), settings, believed)
 
         def arrivals() -> Iterator[Arrival]:
             return job.workload.arrivals(scenario.seed)
 
-        try:
-            played = play(scenario, arrivals(), writer.add, sink, goes_on, arrivals)
-        except RepertoryError as error:
-            writer.remark(str(error))
-            raise
+        played = play(scenario, arrivals(), writer.add, sink, goes_on, arrivals)
         if not played.is_whole:
             writer.remark(f"interrupted after {played.requests} requests")
         digest = sink.digest()
@@ -192,3 +214,26 @@ def run_job(job: Job, goes_on: Callable[[float, int], bool] = lambda at_s, reque
         usage.ru_utime + usage.ru_stime,
         usage.ru_maxrss * _KIB,
     )
+
+
+@contextmanager
+def _kept(path: Path) -> Iterator[BinaryIO]:
+    """A file that has its name once it can be read: until then it has another, and after an error
+    none.
+    """
+    if path.exists() and not path.is_file():  # a device, a pipe
+        with path.open("wb") as file:
+            yield file
+        return
+    part = _part_of(path)
+    try:
+        with part.open("wb") as file:
+            yield file
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")

@@ -5,10 +5,9 @@ A run ends as soon as so many answers were late that all that are left could not
 
 import multiprocessing
 import resource
-import signal
 from array import array
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from math import inf
@@ -21,6 +20,7 @@ import numpy as np
 from repertory.domain.errors import RepertoryError
 from repertory.domain.workloads import Ending, RequestRecord
 from repertory.sim.evidence import Watch
+from repertory.sim.many import deaf_to_ctrl_c
 from repertory.sim.planning import Trial
 from repertory.sim.play import Scenario, play
 from repertory.sim.stretches import Stretch
@@ -32,6 +32,8 @@ _HOPELESS = 3.0
 """So many times as many late answers as all requests may have: more than `planning` calls far."""
 _FEW = 20
 """Late answers that say nothing yet, however short a run is."""
+_LOOKS_S = 0.2
+"""How long answers are waited for before it is asked again whether to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,7 @@ def run_task(task: Task, stop: Event | None = None) -> Trial:
         sheet.tell,
         watch,
         lambda at_s, requests: sheet.goes_on() and (stop is None or not stop.is_set()),
+        lambda: stretch.arrivals(scenario.seed),
     )
     return Trial(
         met=tuple(tally.met_share for tally in sheet.tallies),
@@ -166,8 +169,9 @@ def _cpu_s() -> float:
 class Crew:
     """Processes that stay: each run is the same whichever does it."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, is_stopped: Callable[[], bool] = lambda: False) -> None:
         context = multiprocessing.get_context("spawn")
+        self._is_stopped = is_stopped
         self._stop = context.Event()
         self._pool = ProcessPoolExecutor(most, context, _begin, (self._stop,))
 
@@ -185,9 +189,18 @@ class Crew:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def run(self, tasks: Sequence[Task]) -> list[Trial]:
-        """In the order of the tasks."""
+        """In the order of the tasks.  Stopped, it raises `KeyboardInterrupt`: here, where no
+        process is just begun and no answer half read.
+        """
         try:
-            return list(self._pool.map(_run, tasks))
+            with deaf_to_ctrl_c():
+                asked = [self._pool.submit(_run, task) for task in tasks]
+            left = set(asked)
+            while left:
+                if self._is_stopped():
+                    raise KeyboardInterrupt
+                left = wait(left, _LOOKS_S).not_done
+            return [one.result() for one in asked]
         except BrokenProcessPool:
             raise RepertoryError(
                 "a process of the simulation died, killed perhaps for its memory: plan with fewer "
@@ -200,8 +213,6 @@ _stops: list[Event] = []
 
 
 def _begin(stop: Event) -> None:
-    """Ctrl-C reaches every process of a terminal; here the parent decides what it means."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _stops.append(stop)
 
 

@@ -23,7 +23,6 @@ __all__ = [
     "WorkloadError",
     "arrival_of",
     "check_names",
-    "columns_table",
     "in_order",
     "range_wrong",
 ]
@@ -68,15 +67,6 @@ COLUMNS = {
 """In the order in which they are written."""
 
 
-def columns_table() -> str:
-    """For the documents."""
-    rows = [
-        f"| `{one.name}` | {one.kind} | {'yes' if one.is_needed else 'no'} | {one.about} |"
-        for one in COLUMNS.values()
-    ]
-    return "\n".join(["| column | kind | needed | what |", "|---|---|---|---|", *rows])
-
-
 def check_names(names: Iterable[str]) -> str | None:
     """What is wrong with these columns; None: nothing."""
     found = list(names)
@@ -87,7 +77,7 @@ def check_names(names: Iterable[str]) -> str | None:
             return f"unknown column {name!r}; {hint}"
     for one in COLUMNS.values():
         if one.is_needed and one.name not in found:
-            return f"{one.name!r} is missing"
+            return f"{one.name!r} is missing: a {one.kind}, {one.about}"
     return None
 
 

@@ -46,10 +46,6 @@ class Slo:
             if limit_s is not None
         )
 
-    def is_met_by(self, record: RequestRecord) -> bool:
-        """Whether it ended well, in time, and before a deadline of its own."""
-        return self.has_first_in_time(record) and self.has_rest_in_time(record)
-
     def has_first_in_time(self, record: RequestRecord) -> bool:
         return _has_first_in_time(record, self.ttft_s)
 

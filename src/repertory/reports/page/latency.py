@@ -121,21 +121,25 @@ def _under(limit_s: float | None) -> str:
 
 
 def _row(at: int, line: _Line, limit_s: float | None, share: float) -> Markup:
-    stroke = el("path", d="M0 5H22", class_=f"line s{at}")
-    swatch = el("svg", stroke, width="22", height="10", aria_hidden="true")
     within = ""
     kind = None
     if limit_s is not None:
         reached = _reached(line, limit_s)
         within, kind = percent_text(reached), "met" if reached >= share else "missed"
-    name = el("th", swatch, " ", line.name, scope="row")
     return el(
         "tr",
-        name,
+        el("th", _named(at, line.name), scope="row"),
         el("td", _at(line, 0.5)),
         el("td", _at(line, 0.99)),
         el("td", within, class_=kind),
     )
+
+
+def _named(at: int, name: str) -> Markup:
+    """A curve's stroke and name, side by side however narrow the column."""
+    stroke = el("path", d="M0 5H22", class_=f"line s{at}")
+    swatch = el("svg", stroke, width="22", height="10", aria_hidden="true")
+    return el("span", swatch, el("span", name), class_="named")
 
 
 def _at(line: _Line, share: float) -> str:
@@ -215,11 +219,9 @@ def _with_intervals(
 
 
 def _load_row(at: int, system: str, found: Sequence[tuple[float, Estimate]]) -> Markup:
-    stroke = el("path", d="M0 5H22", class_=f"line s{at}")
-    swatch = el("svg", stroke, width="22", height="10", aria_hidden="true")
     best = max((one.mean or 0.0 for _, one in found), default=0.0)
     return el(
         "tr",
-        el("th", swatch, " ", system, scope="row"),
+        el("th", _named(at, system), scope="row"),
         el("td", f"at most {rate_text(best)} within the SLO"),
     )

@@ -264,7 +264,8 @@ def _footer() -> Markup:
             "±",
             "half of the 95 % confidence interval of the mean over repeated runs, by Student's t. "
             "Runs are repeats if only their seeds differ and their loads lie within a tenth, or "
-            "within what chance explains of so few requests (4/√n).",
+            "within what chance explains of so few requests (4/√n). Of a share it is shown up to "
+            "100 %: nothing is known then.",
         ),
         ("simulated", "in virtual time, from measured or published costs; never a measurement."),
     )

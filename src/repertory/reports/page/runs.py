@@ -7,7 +7,7 @@ import math
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -121,7 +121,7 @@ def digest_run(
 ) -> RunDigest:
     """Raises `RunFileError` as the reader does."""
     with RunReader(path) as reader:
-        taken = _Taken(logs)
+        taken = _Taken(logs, reader.header.models)
         counted = summarise(taken.all(_told(reader, advance)), slo, 1.0)
         horizon_s = max(taken.last_s - taken.begin_s, 1e-9)
         return replace(
@@ -180,7 +180,9 @@ class _Pair:
 class _Taken:
     """What is kept of the records while they pass."""
 
-    def __init__(self, logs: Sequence[LogDigest]) -> None:
+    def __init__(self, logs: Sequence[LogDigest], names: Mapping[str, str]) -> None:
+        """`names`: what the system, and so its log, calls the run's models."""
+        self._names = names
         self.begin_s = 0.0
         self.last_s = 0.0
         self.pairs: list[list[_Pair]] = [[] for _ in logs]
@@ -235,7 +237,7 @@ class _Taken:
     def _pair(self, record: RequestRecord, log: LogDigest, pairs: list[_Pair]) -> None:
         name = record.request_id.removeprefix("chatcmpl-").removeprefix("cmpl-")
         known = log.first_requests.get(name)
-        if known is None or known.model != record.model:
+        if known is None or known.model != self._names.get(record.model, record.model):
             return
         log_ttft_s = None if known.first_s is None else known.first_s - known.at_s
         pairs.append(_Pair(known.at_s - record.at_s, log_ttft_s, record.ttft_s))

@@ -112,7 +112,8 @@ svg.bar { flex: none; transform: scaleX(-1); order: -1; }
 .keys td { padding-left: 0.4rem; padding-right: 0.4rem; }
 .keys tbody tr + tr > * { border-top: 0; }
 .keys thead th { border-bottom: 1px solid var(--rule); }
-.keys svg { vertical-align: 0; }
+.keys svg { flex: none; }
+.named { display: inline-flex; gap: 0.4rem; align-items: baseline; }
 .keys th { overflow-wrap: anywhere; }
 .legend { display: flex; flex-wrap: wrap; gap: 0.2rem 1.25rem; margin-top: 0.6rem;
   font-size: 0.8125rem; color: var(--soft); }
@@ -159,6 +160,7 @@ svg text { font: 0.6875rem/1 system-ui, -apple-system, "Segoe UI", Roboto, sans-
 .s3.line { stroke-dasharray: 9 3 2 3; } .s4.line { stroke-dasharray: 4 2; }
 .s5.line { stroke-dasharray: 12 4; } .s6.line { stroke-dasharray: 1.5 4; }
 .course .s1.line { stroke-dasharray: none; stroke-width: 1.4; }
+.pale { opacity: 0.28; }
 .ink0 { color: var(--c0); } .ink1 { color: var(--c1); }
 .serving { fill: var(--serving); } .device-rect, rect.device { fill: var(--device); }
 rect.host { fill: var(--host); } rect.moving { fill: url(#hatch); }

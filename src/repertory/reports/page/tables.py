@@ -93,7 +93,8 @@ def _cell(found: Estimate, column: Column) -> Markup:
         return el("span", _NEVER, title="it falls on requests that never got there")
     if found.half is None:
         return join((column.text(found.mean),))
-    interval = el("small", f"± {column.text(found.half).removeprefix('< ')}")
+    half = min(found.half, 1.0) if column.text is percent_text else found.half
+    interval = el("small", f"± {column.text(half).removeprefix('< ')}")
     return join((column.text(found.mean), " ", interval))
 
 

@@ -231,7 +231,7 @@ def _courses(run: RunDigest) -> Markup:
     note = f"{more} models with fewer requests are not drawn." if more else None
     key = el(
         "p",
-        el("span", el("b", "▇", class_="ink0"), " requests that came, per second"),
+        el("span", el("b", "▇", class_="ink0 pale"), " requests that came, per second"),
         el("span", el("b", "━", class_="ink1"), " requests that waited"),
         class_="legend",
     )
