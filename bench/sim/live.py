@@ -5,7 +5,7 @@ Measured and simulated get the same requests; the simulator gets the server's lo
 request (`sim.served`): devices, models, settings, and what `repertory profile` measured before.
 
 Runs are kept, and one that stands is not played again, so that the scene may be run in pieces:
-profiles some two minutes, each of the fifteen runs a minute and a half to two.
+profiles one to three minutes, each of the fifteen runs 85 to 115 s, half an hour in all.
 `REPERTORY_LIVE=1` plays each workload once: then there is no spread to be held against.
 """
 
@@ -33,7 +33,9 @@ from repertory.core.journal import read_lines
 from repertory.core.replaying import Replayed, header_of, replay
 from repertory.domain.actions import Activate, Load
 from repertory.domain.decisions import Decision
+from repertory.domain.readings import typical_s
 from repertory.domain.workloads import Arrival, Ending, Origin, RequestRecord, RunHeader
+from repertory.live.profile_files import ProfileFile, read_file
 from repertory.sim.play import Scenario
 from repertory.sim.play import play as simulate
 from repertory.sim.served import served
@@ -50,6 +52,10 @@ WARM_UP_S = 6.0
 context measures itself, and neither is what is compared."""
 MODELS = ("50m-a", "50m-b", "300m-a")
 _APART_S = 0.1
+_TWINS = ("50m-a", "50m-b")
+_ALIKE, _PROFILES = 0.4, 3
+"""Where two of one shape are read farther apart, something else had the cores for a while, and they
+are read again.  Seen: prompts of one in twice the time, for some ten readings in a row."""
 
 
 _Move = tuple[float, str, str]
@@ -208,13 +214,31 @@ def _differ(one: _Move, other: _Move) -> bool:
 def _profiled(run: Run, root: Path) -> Path:
     """What `repertory profile --quick` measures of the models, once."""
     state, folder = root / "profiled", folder_of(MODELS, run.root, run.say)
-    if not (root / "profiled.done").exists():
+    if (root / "profiled.done").exists():
+        return state / "profiles"
+    command = [sys.executable, "-m", "repertory", "profile", *MODELS, "--quick"]
+    command += ["--source", str(folder), "--state-dir", str(state), "--memory", "3GiB"]
+    for _ in range(_PROFILES):
         run.say("profiling three models")
-        command = [sys.executable, "-m", "repertory", "profile", *MODELS, "--quick"]
-        command += ["--source", str(folder), "--state-dir", str(state), "--memory", "3GiB"]
+        shutil.rmtree(state, ignore_errors=True)
         subprocess.run(command, check=True, capture_output=True)
-        (root / "profiled.done").touch()
+        apart = _apart(state / "profiles")
+        run.say(f"two of one shape are read {100.0 * apart:.0f} % apart at most")
+        if apart <= _ALIKE:
+            break
+    (root / "profiled.done").touch()
     return state / "profiles"
+
+
+def _apart(profiles: Path) -> float:
+    """The most that steps of two models of one shape differ by."""
+    read = [read_file(path) for name in _TWINS for path in profiles.glob(f"{name}-*.json")]
+    steps = [
+        {(one.decode, one.tokens, one.context_tokens // 1000): typical_s(one.seconds) for one in of}
+        for of in (file.readings.devices[0].steps for file in read if isinstance(file, ProfileFile))
+    ]
+    first, second = steps
+    return max(abs(first[key] / second[key] - 1.0) for key in first.keys() & second.keys())
 
 
 def _play(run: Run, load: _Load, seed: int, folder: Path, profiles: Path) -> None:
