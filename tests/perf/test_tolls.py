@@ -50,5 +50,15 @@ def test_moves_pay_once(bare: Profile) -> None:
             assert laws[0].seconds(size) - laws[1].seconds(size) == pytest.approx(0.001)
 
 
+def test_all_steps_go_at_its_pace(bare: Profile) -> None:
+    slow = beside_server(bare, Toll(pace=1.5))
+    for context in (0, 1000):
+        decode_s = bare.decode[PLAIN].decode_s(4, context)
+        assert slow.decode[PLAIN].decode_s(4, context) == pytest.approx(1.5 * decode_s)
+        prefill_s = bare.prefill[PLAIN].prefill_s(100, context)
+        assert slow.prefill[PLAIN].prefill_s(100, context) == pytest.approx(1.5 * prefill_s)
+    assert slow.activate == bare.activate
+
+
 def test_without_a_toll_nothing_changes(bare: Profile) -> None:
     assert beside_server(bare, Toll()) == bare

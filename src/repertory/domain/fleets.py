@@ -63,10 +63,12 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Toll:
-    """What a server and its clients take of the cores that compute: by what they have to do, not by
-    how long a step is.
+    """What a server and its clients take of the cores that compute: most of it by what they have to
+    do, whatever the size of the model.
     """
 
+    pace: float = 1.0
+    """All steps take so many times as long."""
     prompt_s: float = 0.0
     """More for a prompt: its request comes in just then."""
     token_s: float = 0.0

@@ -16,14 +16,20 @@ def beside_server(profile: Profile, toll: Toll) -> Profile:
         activate=_later(profile.activate, toll.move_s),
         deactivate_s=profile.deactivate_s + toll.move_s,
         unload_s=profile.unload_s + toll.move_s,
-        prefill={form: _more(law, toll.prompt_s, 0.0) for form, law in profile.prefill.items()},
-        decode={form: _more(law, 0.0, toll.token_s) for form, law in profile.decode.items()},
+        prefill={
+            form: _more(law, toll.pace, toll.prompt_s, 0.0) for form, law in profile.prefill.items()
+        },
+        decode={
+            form: _more(law, toll.pace, 0.0, toll.token_s) for form, law in profile.decode.items()
+        },
     )
 
 
-def _more(law: StepLaw, fixed_s: float, each_s: float) -> StepLaw:
-    points = tuple((units, step_s + fixed_s + each_s * units) for units, step_s in law.base.points)
-    return StepLaw(Curve(points), law.per_pair_s)
+def _more(law: StepLaw, pace: float, fixed_s: float, each_s: float) -> StepLaw:
+    points = tuple(
+        (units, step_s * pace + fixed_s + each_s * units) for units, step_s in law.base.points
+    )
+    return StepLaw(Curve(points), law.per_pair_s * pace)
 
 
 def _later(law: Law, by_s: float) -> Law:

@@ -24,8 +24,11 @@ LANES = 2
 """Of our worker, on a set of two cores."""
 LAG_S = 0.0014
 """Between server and worker, there and back: measured on two cores, of dispatches and of moves."""
-TOLL = Toll(prompt_s=0.0035, token_s=0.0003, move_s=0.0013)
-"""Placeholder."""
+TOLL = Toll(pace=1.08, prompt_s=0.002, token_s=0.0004, move_s=0.0013)
+"""Of steps: read on a run of its own, with room for all three models, while one had the cores to
+itself.  A decode step of one sequence took 0.5 ms more than in `profile` for a 50M (1.4 ms) and 0.9
+for a 300M (7 ms), a 50M's of three 1.0, a 50M's prompt of some 90 tokens 3 to 5.  Of moves: in the
+mean over loads, unloads and contexts of two runs that were played for it."""
 FRONT_S = 0.0033
 """From a client to the brain and back with the first token: measured, both on the same cores."""
 _DISK_BYTES_PER_S = 2e9
