@@ -1,6 +1,6 @@
 """Two models side by side on two cores, as our worker steps them, against figures by hand."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -11,7 +11,7 @@ from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, Placement
 from repertory.engines.fake import llama_like
 from repertory.engines.node_model import Job, NodeModel, Output, TransitionEnd
 from repertory.engines.step_loop import ONE_CORE
-from repertory.perf.profiles import Profile, StepLaw, prior_profile, straight
+from repertory.perf.profiles import Law, Profile, StepLaw, prior_profile, straight
 from repertory.policy.share import StepKind
 from worlds import GIB, model
 
@@ -28,8 +28,10 @@ def even(spec: ModelSpec, device: DeviceSpec) -> Profile:
     return replace(known, prefill=laws, decode=laws)
 
 
-def serving(names: str) -> tuple[NodeModel, int]:
-    worker, at_ns = NodeModel(NODE, even, width=2), 0
+def serving(
+    names: str, profile: Callable[[ModelSpec, DeviceSpec], Profile] = even
+) -> tuple[NodeModel, int]:
+    worker, at_ns = NodeModel(NODE, profile, width=2), 0
     numbers: Iterator[int] = iter(range(100))
     for name in names:
         spec = model(name, GIB // 4)
@@ -114,6 +116,35 @@ def test_a_resize_moves_cells_between_two_steps_of_its_replica() -> None:
     before = worker.produced("g")
     worker.catch_up(end.at_ns + round(STEP_S * 1e9) - 1)
     assert worker.produced("g") == before, "a whole step begins where it ended"
+
+
+def resize_ns(worker: NodeModel, at_ns: int, kv: KvShape) -> int:
+    worker.transit(at_ns, Resize(60, "a", "a", NODE.id, kv), model("a", GIB // 4))
+    (end,) = moves(worker)
+    return end.took_ns
+
+
+def test_a_resize_copies_the_cells_that_are_computed_whatever_the_new_shape() -> None:
+    """Of what runs there, and what was left in free slots."""
+    spec = model("a", GIB // 4)
+
+    def copying(spec: ModelSpec, device: DeviceSpec) -> Profile:
+        return replace(even(spec, device), activate=Law(0.001, 0.0), move_kv=Law(0.0, 1e-9))
+
+    def after(*tokens: int) -> int:
+        worker, at_ns = serving("a", copying)
+        for number, prompt in enumerate(tokens):
+            worker.submit(at_ns, "a", Job(f"g{number}", prompt, 2))
+            while (next_ns := worker.next_at_ns) is not None:
+                at_ns = next_ns
+                worker.advance(at_ns)
+        return resize_ns(worker, at_ns, KvShape(8, 2048))
+
+    assert after() == 1_000_000
+    each_ns = spec.kv_bytes_per_token
+    assert after(98) - after() == pytest.approx(100 * each_ns, abs=2)
+    assert after(98, 198) - after() == pytest.approx(300 * each_ns, abs=2)
+    assert after(*[98] * 9) == after(*[98] * 4), "there are four slots"
 
 
 def moves(worker: NodeModel) -> list[TransitionEnd]:

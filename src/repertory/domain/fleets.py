@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from repertory.domain.readings import DeviceReadings
 from repertory.domain.specs import DeviceSpec, ModelSpec, NodeSpec
 
-__all__ = ["Fleet", "Gpu", "Machine", "Outage"]
+__all__ = ["Fleet", "Gpu", "Machine", "Outage", "Toll"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,22 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
+class Toll:
+    """What a server and its clients take of the cores that compute: most of it by what they have to
+    do, whatever the size of the model.
+    """
+
+    pace: float = 1.0
+    """All steps take so many times as long."""
+    prompt_s: float = 0.0
+    """More for a prompt: its request comes in just then."""
+    token_s: float = 0.0
+    """More for a decode step, for each sequence in it: a token is sent on and taken in."""
+    move_s: float = 0.0
+    """More for a move: it is asked for, told and decided upon."""
+
+
+@dataclass(frozen=True, slots=True)
 class Fleet:
     name: str
     machines: tuple[Machine, ...]
@@ -69,11 +85,7 @@ class Fleet:
     """That it is to serve."""
     lag_s: float = 0.0
     """Between server and worker, there and back."""
-    prefill_pace: float = 1.0
-    decode_pace: float = 1.0
-    move_pace: float = 1.0
-    """How much longer prompts, decode steps and moves take beside the server and its clients than
-    when they were measured."""
+    toll: Toll = Toll()
     front_s: float = 0.0
     """Between a client and the brain, there and back."""
 

@@ -58,9 +58,17 @@ class Haulage:
         return Moves(_rooms(self._machine) if self._machine is not None else {})
 
     def move(
-        self, transition: Transition, spec: ModelSpec, where: Placement | None, rung: Rung
+        self,
+        transition: Transition,
+        spec: ModelSpec,
+        where: Placement | None,
+        rung: Rung,
+        cells: int | None = None,
     ) -> Move:
-        """What it will take, and what its end will say but for the time."""
+        """What it will take, and what its end will say but for the time.
+
+        `cells`: that a resize copies; None: as many as the new shape has.
+        """
         measured = Measured(0, 0, 0, 0)
         fixed_s, seconds, ways = 0.0, 0.0, dict[str, float]()
         profile = self.profile_at(spec, transition.placement if type(transition) is Load else where)
@@ -81,7 +89,8 @@ class Haulage:
                 measured = self._opened(spec, transition.replica_id, kv)
             case Resize(kv=kv):
                 size = kv.tokens * spec.kv_bytes_per_token
-                seconds = profile.activate.seconds(size) + profile.move_kv.seconds(size)
+                moved = size if cells is None else cells * spec.kv_bytes_per_token
+                seconds = profile.activate.seconds(size) + profile.move_kv.seconds(moved)
                 measured = self._opened(spec, transition.replica_id, kv)
             case Deactivate():
                 seconds = profile.deactivate_s

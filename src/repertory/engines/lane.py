@@ -7,6 +7,7 @@ reckon than one of a single sequence.
 
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from heapq import heappop, heappush
 
 from repertory.domain.specs import KvShape, WeightsForm
@@ -17,6 +18,8 @@ __all__ = ["PREFILL_CHUNK", "Job", "Lane", "Running"]
 
 PREFILL_CHUNK = 256
 """Prompt tokens per prefill step, where nothing else is said."""
+_REMEMBERED = 16
+"""Slots of a worker of ours, at most (`ModelSpec.max_sequences`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,8 @@ class Lane:
     _ends: list[tuple[int, int, Running]] = field(default_factory=list)
     """A heap: at which step who ends.  Those that left before are dropped when they come up."""
     _entries: int = 0
+    _left_tokens: deque[int] = field(default_factory=partial(deque, maxlen=_REMEMBERED))
+    """Of those that ended, the latest last: their cells stay in their slots until others come."""
     _context_at_zero: int = 0
     """The context of all that decode, less what the steps so far have added to it."""
     _unlike: int = 0
@@ -188,6 +193,7 @@ class Lane:
             if running.entry == entry:
                 self._leave(running)
                 self._unlike -= not running.job.is_plain
+                self._left_tokens.append(running.job.prompt_tokens + running.job.output_tokens)
                 ended.append(running)
         return ended
 
@@ -206,7 +212,17 @@ class Lane:
             self._join(running)
         else:
             self._unlike -= not running.job.is_plain
+            self._left_tokens.append(running.job.prompt_tokens)
         return True
+
+    @property
+    def cells(self) -> int:
+        """That are computed: of all that is on it, and of what was in its free slots last."""
+        begun = (*self.prefilling, *self.held.values())
+        here = sum(one.job.prompt_tokens - one.prefill_left for one in begun)
+        free = self.kv.sequences - self.size
+        left = list(self._left_tokens)[-free:] if free > 0 else []
+        return here + self._context_tokens + sum(left)
 
     @property
     def steps_to_an_end(self) -> int:

@@ -31,7 +31,6 @@ from repertory.perf.profiles import (
 __all__ = [
     "Held",
     "Measured",
-    "beside_server",
     "buffers_of",
     "corrected",
     "factors",
@@ -362,15 +361,6 @@ def corrected(prior: Profile, backend: str, known: Mapping[tuple[str, Key], floa
         },
         kv_out=_scaled(prior.kv_out, by(("kv", "out"))),
         kv_in=_scaled(prior.kv_in, by(("kv", "in"))),
-    )
-
-
-def beside_server(profile: Profile, prefill: float, decode: float) -> Profile:
-    """Steps of a worker whose server and clients want the same cores now and then."""
-    return replace(
-        profile,
-        prefill={form: _scaled_steps(law, prefill) for form, law in profile.prefill.items()},
-        decode={form: _scaled_steps(law, decode) for form, law in profile.decode.items()},
     )
 
 

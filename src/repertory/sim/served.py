@@ -11,7 +11,7 @@ from repertory.core.journal import decode_event, read_lines
 from repertory.core.replaying import header_of
 from repertory.domain.errors import ConfigError
 from repertory.domain.events import Arrived, ModelAdded, ModelProfiled, SettingsChanged, WorkerUp
-from repertory.domain.fleets import Fleet, Machine
+from repertory.domain.fleets import Fleet, Machine, Toll
 from repertory.domain.settings import Settings
 from repertory.domain.specs import ModelSpec, NodeSpec
 from repertory.sim.world import Read
@@ -24,9 +24,11 @@ LANES = 2
 """Of our worker, on a set of two cores."""
 LAG_S = 0.0014
 """Between server and worker, there and back: measured on two cores, of dispatches and of moves."""
-PREFILL_PACE, DECODE_PACE, MOVE_PACE = 1.14, 1.35, 1.5
-"""Fitted on a run that is none of those that are compared (`bench/sim/live.py`): what steps and
-moves take beside a busy server and its client, to what they took in `profile`."""
+TOLL = Toll(pace=1.08, prompt_s=0.002, token_s=0.0004, move_s=0.0013)
+"""Of steps: read on a run of its own, with room for all three models, while one had the cores to
+itself.  A decode step of one sequence took 0.5 ms more than in `profile` for a 50M (1.4 ms) and 0.9
+for a 300M (7 ms), a 50M's of three 1.0, a 50M's prompt of some 90 tokens 3 to 5.  Of moves: in the
+mean over loads, unloads and contexts of two runs that were played for it."""
 FRONT_S = 0.0033
 """From a client to the brain and back with the first token: measured, both on the same cores."""
 _DISK_BYTES_PER_S = 2e9
@@ -75,9 +77,7 @@ def served(lines: Iterable[bytes], name: str) -> Served:
         (_machine(node),),
         tuple(models.values()),
         lag_s=LAG_S,
-        prefill_pace=PREFILL_PACE,
-        decode_pace=DECODE_PACE,
-        move_pace=MOVE_PACE,
+        toll=TOLL,
         front_s=FRONT_S,
     )
     return Served(fleet, settings, tuple(profiled.values()))

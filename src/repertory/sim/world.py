@@ -12,8 +12,9 @@ from repertory.domain.readings import DeviceReadings
 from repertory.domain.specs import DeviceSpec, ModelSpec, NodeSpec
 from repertory.engines.node_model import NodeModel
 from repertory.perf.datasheets import datasheet_profile
-from repertory.perf.fit import beside_server, profile_from
+from repertory.perf.fit import profile_from
 from repertory.perf.profiles import Profile, prior_profile
+from repertory.perf.tolls import beside_server
 from repertory.policy.fit import Split, misfit
 
 __all__ = ["Read", "World", "unfit"]
@@ -60,8 +61,7 @@ class World:
             read = self._read.get((spec.digest, device.id))
             if read is not None:
                 found = profile_from(found, read, spec.weights_bytes)
-                fleet = self.fleet
-                found = beside_server(found, fleet.prefill_pace, fleet.decode_pace)
+                found = beside_server(found, self.fleet.toll)
             self._known[spec, device.id] = found
         return found
 
@@ -71,7 +71,7 @@ class World:
     def worker(self, node: NodeSpec) -> NodeModel:
         """A new one: nothing is in its memory, the page cache neither."""
         life = self._lives[node.id] = self._lives.get(node.id, 0) + 1
-        pace = self._pace(f"{node.id}/{life}") if self._jitter else self._even
+        pace = self._pace(f"{node.id}/{life}") if self._jitter else _even
         return NodeModel(node, self.profile, machine=self._machines[node.id], pace=pace)
 
     def failures(self) -> Iterator[Event]:
@@ -91,17 +91,18 @@ class World:
     def _luck(self, what: str) -> random.Random:
         return random.Random(f"{self._seed}/{what}")
 
-    def _even(self, _: Transition) -> float:
-        return self.fleet.move_pace
-
     def _pace(self, life: str) -> Callable[[Transition], float]:
         """By the action, not by the order in which it is asked for."""
 
         def pace(transition: Transition) -> float:
             luck = self._luck(f"{life}/{transition.action_id}")
-            return luck.lognormvariate(0.0, self._jitter) * self.fleet.move_pace
+            return luck.lognormvariate(0.0, self._jitter)
 
         return pace
+
+
+def _even(_: Transition) -> float:
+    return 1.0
 
 
 def _life(machine: Machine, luck: random.Random) -> Iterator[Event]:

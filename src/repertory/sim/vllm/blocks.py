@@ -1,7 +1,8 @@
 """The KV memory of vLLM in blocks: the longest free goes first, and keeps its cells until then.
 
 So a request that was preempted may find the beginning of what it had computed.  Nothing else is
-found by its content: prompts are taken to differ.
+found by its content: prompts are taken to differ, as request files have lengths only.  Of prompts
+that continue a conversation that is not so (docs/results/sim.md).
 """
 
 from collections import OrderedDict
