@@ -4,12 +4,21 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from repertory.core.sites import Site, fits_whole, is_faster_than_cores
+from repertory.core.sites import (
+    USUAL_CELLS,
+    Site,
+    fits_whole,
+    is_faster_than_cores,
+    place_on,
+)
 from repertory.core.splits import has_accelerators
-from repertory.core.state import ModelState, State, Step
+from repertory.core.state import ModelState, ReplicaState, State, Step
+from repertory.core.tiers import buffer_needs, fixed_needs, stretch
 from repertory.domain.ladder import Rung
 from repertory.domain.specs import Placement
+from repertory.perf.bytes import kv_needs, most_layers, shape_for
 from repertory.policy.objective import response_factor
+from repertory.policy.turns import Party, late_sum_s
 
 __all__ = ["expected_s"]
 
@@ -32,6 +41,8 @@ def expected_s(
     Where there is nothing to choose between, the sum is spared.
     """
     if has_accelerators(state):
+        if not fits_whole(state, model):
+            return _late_s(state, step, model, site, gone, is_alone=is_alone)
         return _answers_s(state, step, model, site, gone, is_alone=is_alone)
     return _work_s(state, step, model, site)
 
@@ -95,54 +106,102 @@ def _answers_s(
     own = _load(state, step, model, site.placement, len(model.queue))
     if is_alone:
         return own.answers * own.each_s
-    others, turns_s = [*_others(state, step, model, site.placement, gone)], 0.0
-    if is_faster_than_cores(site.node, site.placement.devices) and not fits_whole(state, model):
-        for other in _missing(state, step, model, gone):
-            others.append(_load(state, step, other, replace(site.placement, layers=None), 0))
-            turns_s += _turns_s(state, step, model, other)
+    others = [*_others(state, step, model, site.placement, gone)]
     before = sum(one.share for one in others)
     alone, together = response_factor(before), response_factor(before + own.share)
     theirs_s = sum(one.answers * one.each_s for one in others) * (together - alone)
-    return own.answers * own.each_s * together + theirs_s + turns_s
+    return own.answers * own.each_s * together + theirs_s
+
+
+def _late_s(
+    state: State,
+    step: Step,
+    model: ModelState,
+    site: Site,
+    gone: frozenset[str],
+    *,
+    is_alone: bool,
+) -> float:
+    """Where no accelerator holds all of it: what its own answers lose by being late, and those of
+    the others by its being there (`policy.objective.late_s`).
+
+    On an accelerator the others are all who are asked for and fit there, whether they are there now
+    or not: a part slows them down for as long as it stays, and they do not stay away.
+    """
+    own = _party(state, step, model, site.placement, len(model.queue))
+    if is_alone:
+        return late_sum_s([own._replace(share=0.0)], own.alone_s, own.bytes)
+    others, room = [], own.bytes
+    if is_faster_than_cores(site.node, site.placement.devices):
+        (device, *_), whole = site.placement.devices, replace(site.placement, layers=None)
+        room = state.devices[device].budget_bytes
+        for other in state.models.values():
+            is_asked = other is not model and other.rate.per_s(step.at_ns) > 0.0
+            if is_asked and fits_whole(state, other):
+                others.append(_party(state, step, other, whole, 0))
+    else:  # main memory holds them all
+        own = own._replace(bytes=0)
+        for one in _beside(state, model, site.placement, gone):
+            party = _party(state, step, state.models[one.model], one.placement, len(one.running))
+            others.append(party._replace(bytes=0))
+    both_s = late_sum_s([own, *others], own.alone_s, room)
+    return both_s - late_sum_s(others, own.alone_s, room)
+
+
+def _party(state: State, step: Step, model: ModelState, where: Placement, waiting: int) -> Party:
+    load, device = _load(state, step, model, where, waiting), where.devices[0]
+    cells = shape_for(model.spec, 1, min(USUAL_CELLS, model.largest_cells))
+    needs = fixed_needs(model, where, loads=True)[device]
+    best = _load(state, step, model, _best(state, model, where), 0)
+    return Party(
+        answers=load.answers,
+        per_s=model.rate.per_s(step.at_ns),
+        each_s=load.each_s,
+        share=load.share,
+        switch_s=model.switch_ns / 1e9,
+        alone_s=best.each_s + model.switch_ns / 1e9,
+        bytes=needs + kv_needs(model.spec, where, cells)[device],
+    )
+
+
+def _best(state: State, model: ModelState, where: Placement) -> Placement:
+    """All of its layers on an accelerator that is empty, or as many as find room there."""
+    node = next(
+        node
+        for node in state.nodes.values()
+        if where.devices[0] in [device.id for device in node.devices]
+    )
+    fast = [one.id for one in node.devices if one.backend != "cpu"]
+    if not fast or len(where.devices) > 1:
+        return where
+    device = min(fast, key=lambda name: (-state.devices[name].budget_bytes, name))
+    place = place_on(state, node, (device,), where.form)
+    if place.rest is None or fits_whole(state, model):
+        return place
+    cells = shape_for(model.spec, 1, min(USUAL_CELLS, model.largest_cells))
+    buffers = buffer_needs(model, place)[device]
+    room, grown = state.devices[device].budget_bytes, stretch(model, place).there
+    layers = most_layers(model.spec, cells, room, buffers, grown)
+    return place.holding(layers) if 0 < layers < model.spec.layers else place
 
 
 def _others(
     state: State, step: Step, model: ModelState, where: Placement, gone: frozenset[str]
 ) -> Iterator[_Load]:
+    for one in _beside(state, model, where, gone):
+        yield _load(state, step, state.models[one.model], one.placement, len(one.running))
+
+
+def _beside(
+    state: State, model: ModelState, where: Placement, gone: frozenset[str]
+) -> Iterator[ReplicaState]:
+    """Replicas of other models that take the time of the same devices."""
     for one in state.on_devices.values():
         is_there = one.rung in (Rung.DEVICE, Rung.SERVING) or one.transition is not None
         if one.model == model.spec.name or one.id in gone or not is_there:
             continue
         if not set(where.devices).isdisjoint(one.placement.devices):
-            yield _load(state, step, state.models[one.model], one.placement, len(one.running))
-
-
-def _missing(
-    state: State, step: Step, model: ModelState, gone: frozenset[str]
-) -> Iterator[ModelState]:
-    """Who is not there now, and comes back: a part of what never fits takes the device's steps for
-    as long as it stays, and those who are asked for do not stay away.
-    """
-    for other in state.models.values():
-        is_there = any(
-            one.id not in gone and (one.rung in (Rung.DEVICE, Rung.SERVING) or one.transition)
-            for one in other.replicas.values()
-        )
-        if other is model or is_there or other.rate.per_s(step.at_ns) <= 0.0:
-            continue
-        if fits_whole(state, other):
-            yield other
-
-
-def _turns_s(state: State, step: Step, model: ModelState, other: ModelState) -> float:
-    """Switches there and back: of two that cannot both be there, asked for at rates a and b, one
-    comes after the other a b / (a + b) times a second.
-    """
-    rate, theirs = model.rate.per_s(step.at_ns), other.rate.per_s(step.at_ns)
-    if rate <= 0.0:
-        return 0.0  # nobody has asked: an operator did
-    turns = state.settings.rate_half_life_s * rate * theirs / (rate + theirs)
-    return turns * (model.switch_ns + other.switch_ns) / 1e9
+            yield one
 
 
 def _load(state: State, step: Step, model: ModelState, where: Placement, waiting: int) -> _Load:

@@ -24,6 +24,7 @@ __all__ = [
     "aged_weight",
     "at_risk",
     "in_order",
+    "late_s",
     "missed_weight",
     "probability_of_use",
     "response_factor",
@@ -85,6 +86,22 @@ def response_factor(share: float) -> float:
     """
     steady = 1.0 / (1.0 - min(share, _STEADY_SHARE))
     return steady + max(0.0, share - _STEADY_SHARE) * steady * steady
+
+
+_PATIENCE = 3.0
+"""Who names no deadline is taken to bear so many times what the answer takes that has everything to
+itself and loads first.  An assumption; `bench.costs.desk` measures goodput by the same."""
+
+
+def late_s(alone_s: float, seconds: float) -> float:
+    """What is lost, on the average, of an answer that takes so long and would take `alone_s`.
+
+    The chance that it is late, were answers of all lengths (exponential), times what it would bear.
+    So it is finite: an answer that is late anyway is not worth ever more of the others' time, as it
+    is where seconds are summed and a device is asked for more than it can do.
+    """
+    bears_s = _PATIENCE * alone_s
+    return bears_s * math.exp(-bears_s / max(seconds, 1e-12))
 
 
 @dataclass(frozen=True, slots=True)
