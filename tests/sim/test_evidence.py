@@ -32,7 +32,7 @@ from repertory.domain.events import (
 from repertory.domain.ladder import Rung
 from repertory.domain.requests import Fault, FinishReason, Outcome, OutcomeKind, Request
 from repertory.domain.specs import KvShape, Placement
-from repertory.sim.evidence import Evidence, Limit, Watch
+from repertory.sim.planning.evidence import Evidence, Limit, Watch
 from repertory.sim.play import Scenario, play
 from repertory.traces.summary import Slo
 from worlds import model

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repertory.sim.evidence import Evidence, Limit
-from repertory.sim.planning import (
+from repertory.sim.planning.evidence import Evidence, Limit
+from repertory.sim.planning.search import (
     Choice,
     Offer,
     Plan,

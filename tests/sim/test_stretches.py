@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from repertory.domain.errors import ConfigError
 from repertory.domain.workloads import Arrival
-from repertory.sim.stretches import Tokens, busiest
+from repertory.sim.planning.stretches import Tokens, busiest
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,13 @@ from repertory.cli import (
     check,
     keys,
     models,
-    plan,
     profile,
-    replay,
     report,
     serve,
-    simulate,
     trace,
 )
 from repertory.cli.shared import FAILURE, app, code_of
+from repertory.cli.sim import plan, replay, simulate
 from repertory.domain.errors import RepertoryError
 
 __all__ = [

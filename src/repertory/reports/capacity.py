@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from statistics import median
 
 from repertory.reports.figures import seconds_text
-from repertory.sim.evidence import Limit
-from repertory.sim.planning import Judged, Plan, Trial
-from repertory.sim.trials import Term
+from repertory.sim.planning.evidence import Limit
+from repertory.sim.planning.search import Judged, Plan, Trial
+from repertory.sim.planning.trials import Term
 
 __all__ = ["columns", "conclusions", "limit_text", "rows", "term_text"]
 

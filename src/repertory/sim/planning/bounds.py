@@ -6,8 +6,8 @@ from functools import lru_cache
 from repertory.domain.errors import ConfigError
 from repertory.domain.fleets import Fleet
 from repertory.perf.profiles import StepLaw
-from repertory.sim.planning import Choice, Offer
-from repertory.sim.stretches import Asked
+from repertory.sim.planning.search import Choice, Offer
+from repertory.sim.planning.stretches import Asked
 from repertory.sim.world import World, unfit
 
 __all__ = ["Bounds"]

@@ -107,7 +107,7 @@ def _replayed(
 
 def _costs(paths: Sequence[Path], path: Path, profiles: Path | None) -> CostBook:
     """What a fleet takes for the models that the log tells of."""
-    from repertory.cli.simulate_fleet import read_profiles
+    from repertory.cli.sim.fleet import read_profiles
     from repertory.sim.world import World
 
     added = (decode_event(one) for one in read_lines(_lines(paths)))

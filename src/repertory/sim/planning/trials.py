@@ -19,11 +19,11 @@ import numpy as np
 
 from repertory.domain.errors import RepertoryError
 from repertory.domain.workloads import Ending, RequestRecord
-from repertory.sim.evidence import Watch
 from repertory.sim.many import deaf_to_ctrl_c
-from repertory.sim.planning import Trial
+from repertory.sim.planning.evidence import Watch
+from repertory.sim.planning.search import Trial
+from repertory.sim.planning.stretches import Stretch
 from repertory.sim.play import Scenario, play
-from repertory.sim.stretches import Stretch
 from repertory.traces.summary import Slo
 
 __all__ = ["Crew", "Task", "Term", "cost_s", "run_task", "terms_of"]

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from repertory.cli.shared import USAGE, Json, app, fail
-from repertory.cli.simulate_fleet import Part, Wanted, simulate_fleet
-from repertory.cli.simulate_vllm import simulate_vllm
+from repertory.cli.sim.fleet import Part, Wanted, simulate_fleet
+from repertory.cli.sim.vllm import simulate_vllm
 
 __all__ = ["simulate"]
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from repertory.cli.shared import FAILURE, CtrlC, Json, app, fail, table
-from repertory.cli.simulate_fleet import Part, Source, source_of
+from repertory.cli.sim.fleet import Part, Source, source_of
 from repertory.config.catalog import Offered, read_catalog
 from repertory.config.fleet import models_of, read_models
 from repertory.domain.errors import ConfigError
@@ -22,10 +22,10 @@ from repertory.domain.specs import ModelSpec
 from repertory.reports.figures import seconds_text
 
 if TYPE_CHECKING:
-    from repertory.sim.bounds import Bounds
-    from repertory.sim.planning import Choice, Plan, Planner, Trial
-    from repertory.sim.stretches import Asked
-    from repertory.sim.trials import Task
+    from repertory.sim.planning.bounds import Bounds
+    from repertory.sim.planning.search import Choice, Plan, Planner, Trial
+    from repertory.sim.planning.stretches import Asked
+    from repertory.sim.planning.trials import Task
     from repertory.traces.summary import Slo
 
 __all__ = ["plan"]
@@ -69,10 +69,10 @@ def plan(  # noqa: PLR0913  one for each flag
     Says before it starts how many simulations that can take, and how long.  Ctrl-C: the best so
     far.  The same seed finds the same plan.
     """
-    from repertory.sim.bounds import Bounds
-    from repertory.sim.planning import Offer, Planner
+    from repertory.sim.planning.bounds import Bounds
+    from repertory.sim.planning.search import Offer, Planner
+    from repertory.sim.planning.trials import terms_of
     from repertory.sim.policies import check_policy
-    from repertory.sim.trials import terms_of
     from repertory.traces.summary import parse_slo
 
     check_policy(policy)
@@ -131,8 +131,8 @@ class _Study:
         return machines
 
     def task(self, choice: "Choice", load: float, seed: int) -> "Task":
+        from repertory.sim.planning.trials import Task
         from repertory.sim.play import Scenario
-        from repertory.sim.trials import Task
 
         stretch = replace(self.asked.stretch, load=load)
         scenario = Scenario(self.fleet(choice), self.policy, seed)
@@ -141,7 +141,7 @@ class _Study:
 
 def _busiest(source: Source, seed: int, requests: int) -> "Asked":
     """Of a recipe with days, runs begin on the day of the stretch: what came before is not made."""
-    from repertory.sim.stretches import busiest
+    from repertory.sim.planning.stretches import busiest
     from repertory.traces.streams import DAY_S
 
     asked = busiest(source, seed, requests)
@@ -170,8 +170,8 @@ def _excluded(bounds: "Bounds", planner: "Planner") -> dict[str, str]:
 
 def _say_cost(study: _Study, planner: "Planner", excluded: Mapping[str, str]) -> None:
     """On stderr: stdout is the plan's."""
-    from repertory.sim.planning import first_choices, most_trials
-    from repertory.sim.trials import cost_s
+    from repertory.sim.planning.search import first_choices, most_trials
+    from repertory.sim.planning.trials import cost_s
 
     asked = study.asked
     _say(
@@ -197,8 +197,8 @@ def _say_cost(study: _Study, planner: "Planner", excluded: Mapping[str, str]) ->
 
 
 def _search(study: _Study, planner: "Planner", *, hidden: bool) -> "Plan":
-    from repertory.sim.planning import Search, most_trials
-    from repertory.sim.trials import Crew
+    from repertory.sim.planning.search import Search, most_trials
+    from repertory.sim.planning.trials import Crew
 
     shown = (TextColumn("{task.completed} runs"), BarColumn(), TextColumn("{task.description}"))
     console = Console(stderr=True)
@@ -230,7 +230,7 @@ def _search(study: _Study, planner: "Planner", *, hidden: bool) -> "Plan":
 
 def _tell(study: _Study, found: "Plan", excluded: Mapping[str, str], *, json: bool) -> None:
     from repertory.reports.capacity import columns, conclusions, rows
-    from repertory.sim.trials import terms_of
+    from repertory.sim.planning.trials import terms_of
 
     terms = terms_of(study.slo)
     said = conclusions(found, terms, [term.share for term in terms])

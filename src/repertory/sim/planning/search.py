@@ -21,7 +21,7 @@ from itertools import combinations
 from math import ceil, log2, sqrt
 from statistics import fmean, stdev
 
-from repertory.sim.evidence import Evidence
+from repertory.sim.planning.evidence import Evidence
 
 __all__ = [
     "LOAD_STEP",

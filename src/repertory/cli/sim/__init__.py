@@ -1,0 +1,1 @@
+"""The commands that play the brain without a server: simulate, plan, replay."""
