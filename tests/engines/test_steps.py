@@ -291,3 +291,60 @@ def test_every_long_step_is_told_at_once(
     run.open(a)
     run.await_end(a)
     assert [len(frame.steps) for frame in run.frames] == [1] * 30
+
+
+def test_where_no_step_is_under_way_the_caller_does_it_himself(runs):  # type: ignore[no-untyped-def]
+    run = runs(2)
+    run.open(Replica("a", 0, lambda *_: None))
+    assert run.loop.at_once(threading.get_ident) == threading.get_ident()
+    assert run.loop.at_once(threading.get_ident, "a") == threading.get_ident()
+
+
+def test_what_is_done_at_once_waits_for_the_step_under_way(runs):  # type: ignore[no-untyped-def]
+    """Of its replica, or of all; then a step thread does it."""
+    run = runs(1)
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def act(name: str, threads: int) -> None:
+        has_begun.set()
+        assert may_end.wait(PATIENCE_S)
+
+    replica = Replica("a", 1, act)
+    run.open(replica)
+    assert has_begun.wait(PATIENCE_S)
+    assert run.loop.at_once(lambda: replica.left, "b") == 1, "another replica's is not waited for"
+    seen: list[int] = []
+    asking = threading.Thread(
+        target=lambda: seen.append(run.loop.at_once(lambda: replica.left, "a"))
+    )
+    asking.start()
+    assert seen == []
+    may_end.set()
+    asking.join(PATIENCE_S)
+    assert seen == [0]
+
+
+def test_a_step_begins_after_what_is_done_at_once(runs):  # type: ignore[no-untyped-def]
+    run = runs(2)
+    order: list[str] = []
+    replica = Replica("a", 0, lambda *_: order.append("step"))
+    run.open(replica)
+
+    def give() -> None:
+        replica.left = 1
+        order.append("at once")
+
+    run.loop.at_once(give)
+    run.await_end(replica)
+    assert order == ["at once", "step"]
+
+
+def test_what_fails_at_once_is_raised_and_the_loop_goes_on(runs):  # type: ignore[no-untyped-def]
+    run = runs(2)
+
+    def fail() -> None:
+        raise ValueError("as asked")
+
+    with pytest.raises(ValueError, match="as asked"):
+        run.loop.at_once(fail)
+    assert run.loop.call(lambda: 7).result(PATIENCE_S) == 7

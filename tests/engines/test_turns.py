@@ -57,6 +57,41 @@ def test_jobs_about_one_subject_keep_their_order() -> None:
     ]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_job_leaves_is_done_after_its_answer_and_before_the_next_job(fails: bool) -> None:
+    turns = Turns("test")
+    order: list[str] = []
+    may_begin = threading.Event()
+
+    def job() -> None:
+        may_begin.wait(10)
+        turns.leave(lambda: order.append("left"))
+        if fails:
+            raise ValueError
+
+    first = turns.submit("a", job, lambda: True)
+    first.add_done_callback(lambda _: order.append("answered"))
+    second = turns.submit("b", lambda: order.append("next"), lambda: True)
+    may_begin.set()
+    second.result(10)
+    assert order == ["answered", "left", "next"]
+
+
+def test_whoever_wants_to_may_wait_for_what_a_job_left() -> None:
+    turns = Turns("test")
+    may_end = threading.Event()
+    done: list[str] = []
+
+    def tidy() -> None:
+        may_end.wait(10)
+        done.append("left")
+
+    turns.submit("a", lambda: turns.leave(tidy), lambda: True).result(10)
+    may_end.set()
+    with turns.tidying:
+        assert done == ["left"]
+
+
 def test_they_let_nobody_in() -> None:
     turns = Turns("test")
     may_go = threading.Event()

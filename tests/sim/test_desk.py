@@ -1,6 +1,7 @@
 """The mixed desk: one trace for every rule, and what ours is held to on it."""
 
 from functools import cache
+from statistics import mean
 
 import pytest
 
@@ -8,13 +9,21 @@ from bench.costs.curves import SHAPES
 from bench.costs.desk import MODELS, ROOM, Result, dear, limits_s, result, specs, trace
 from repertory.policy.offload import Rule, by_harm, evict_then_most, offload_always
 
-QUIET, SEED = 0.15, 0
+QUIET = 0.15
 """As a workstation has it: the device would be busy for a seventh of the time."""
+SEEDS = range(4)
+"""By which rules are told apart: one trace has a hundred and fifty answers, and two or three that
+are late or not are a part of luck.
+"""
 
 
 @cache
-def found(name: str, rule: Rule) -> Result:
-    return result(SHAPES[name], rule, SEED, QUIET)
+def found(name: str, rule: Rule, seed: int) -> Result:
+    return result(SHAPES[name], rule, seed, QUIET)
+
+
+def usual(name: str, rule: Rule) -> float:
+    return mean(found(name, rule, seed).goodput for seed in SEEDS)
 
 
 def test_the_same_wishes_for_all_and_the_popular_ones_most() -> None:
@@ -30,6 +39,5 @@ def test_the_same_wishes_for_all_and_the_popular_ones_most() -> None:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_ours_beats_never_displacing_and_making_room_for_whatever_fits(name: str) -> None:
-    ours = found(name, by_harm)
-    assert ours.goodput > found(name, offload_always).goodput
-    assert ours.goodput > found(name, evict_then_most).goodput
+    assert found(name, by_harm, 0).goodput > found(name, offload_always, 0).goodput
+    assert usual(name, by_harm) > usual(name, evict_then_most)

@@ -31,7 +31,6 @@ from repertory.engines.contract import (
 )
 
 __all__ = [
-    "HEADER_BYTES",
     "SIGNATURES",
     "Beat",
     "Call",
@@ -45,12 +44,11 @@ __all__ = [
     "encode",
     "error_of",
     "failure_of",
-    "payload_bytes",
     "take_payloads",
 ]
 
 _HEADER = struct.Struct("<I")
-HEADER_BYTES = _HEADER.size
+_HEADER_BYTES = _HEADER.size
 _MOST_BYTES = 256 << 20
 """A longer frame is a broken peer: the longest honest one is a prompt's tokens."""
 
@@ -143,7 +141,7 @@ def encode(message: Call | FromWorker) -> bytes:
     return _HEADER.pack(len(payload)) + payload
 
 
-def payload_bytes(header: bytes | bytearray) -> int:
+def _payload_bytes(header: bytes | bytearray) -> int:
     """How many bytes follow a header."""
     (count,) = _HEADER.unpack(header)
     if count > _MOST_BYTES:
@@ -154,9 +152,9 @@ def payload_bytes(header: bytes | bytearray) -> int:
 def take_payloads(received: bytearray) -> Iterator[bytes]:
     """The payloads that have come whole; what remains in `received` has not."""
     at = 0
-    while len(received) - at >= HEADER_BYTES:
-        begin = at + HEADER_BYTES
-        end = begin + payload_bytes(received[at:begin])
+    while len(received) - at >= _HEADER_BYTES:
+        begin = at + _HEADER_BYTES
+        end = begin + _payload_bytes(received[at:begin])
         if end > len(received):
             break
         yield bytes(received[begin:end])

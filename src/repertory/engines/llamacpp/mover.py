@@ -30,14 +30,15 @@ from repertory.domain.actions import (
 from repertory.domain.errors import EngineError
 from repertory.domain.events import Measured
 from repertory.domain.ladder import IllegalTransition, Rung, destination
-from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, Placement, WeightsForm
+from repertory.domain.specs import KvShape, ModelSpec, Placement, WeightsForm
 from repertory.engines.contract import GenerationSpec
 from repertory.engines.grammar.automaton import Grammar
 from repertory.engines.llamacpp.account import Account, Tiers, in_use, measured_of
 from repertory.engines.llamacpp.cells.computed import Weights, computed_of
 from repertory.engines.llamacpp.cells.saved import SavedKv
 from repertory.engines.llamacpp.cells.slots import Copied
-from repertory.engines.llamacpp.context import Context, ContextOptions
+from repertory.engines.llamacpp.context import Context
+from repertory.engines.llamacpp.device import Device
 from repertory.engines.llamacpp.firsts import Contexts, freed_on_failure
 from repertory.engines.llamacpp.futures import then
 from repertory.engines.llamacpp.library import Accelerator
@@ -55,17 +56,7 @@ from repertory.engines.llamacpp.weights import (
     trim,
 )
 
-__all__ = ["Device", "Mover"]
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A device of this worker, and the loop that steps on it."""
-
-    spec: DeviceSpec
-    loop: StepLoop
-    options: ContextOptions
-    accelerator: Accelerator | None = None
+__all__ = ["Mover"]
 
 
 @dataclass(slots=True, eq=False)
@@ -125,6 +116,11 @@ class Mover:
             if one.held is not None
         }
         return sum(shared.values()) + sum(one.here_bytes for one in replicas)
+
+    def await_tidy(self) -> None:
+        """What the moves that were answered left in this process has gone."""
+        with self._turns.tidying:
+            pass
 
     def start(self, action: Transition, spec: ModelSpec | None = None) -> Future[Measured]:
         """Queue a transition.  One that fails leaves the replica where it stood."""
@@ -298,13 +294,13 @@ class Mover:
         """Until a core is free: beside a step of all threads, a niced one gets next to nothing."""
         for device in placement.devices:
             if device in self._devices:
-                self._devices[device].loop.call(lambda: None).result()
+                self._devices[device].loop.at_once(lambda: None)
 
     def _load(self, replica: _Replica, placement: Placement) -> Rung:
         if len(placement.devices) != 1 or placement.devices[0] not in self._devices:
             raise EngineError(f"cannot place {replica.spec.name} on {placement.devices}")
         device = self._devices[placement.devices[0]]
-        _check_layers(replica.spec, placement, device)
+        device.check_layers(replica.spec, placement)
         source = source_of(shards(Path(replica.spec.location)))
         if source is Rung.DISK:
             # Read ahead of the library, whose own page faults come one by one.
@@ -334,6 +330,7 @@ class Mover:
         assert held is not None, f"replica {replica.id} has no weights"
         with self._working():
             self._shelf.give_back(held)
+        self._turns.leave(trim)
 
     def _activate(self, replica: _Replica, shape: KvShape) -> None:
         device, held = _standing(replica)
@@ -365,11 +362,11 @@ class Mover:
 
     def _deactivate(self, replica: _Replica) -> Copied:
         loop = _standing(replica)[0].loop
-        serving = loop.call(lambda: loop.shut(replica.id), replica.id).result()
+        serving = loop.at_once(lambda: loop.shut(replica.id), replica.id)
         with self._working():
             saved = serving.save_all()
             serving.context.free()
-            trim()
+        self._turns.leave(trim)
         replica.account = Account()
         return saved
 
@@ -379,15 +376,6 @@ class Mover:
         device, held = _standing(replica)
         of, each = (held.key, device.spec.id), (per_token_bytes, replica.spec.kv_bytes_per_token)
         replica.account = self._contexts.read_back(of, context, device.accelerator, each, before)
-
-
-def _check_layers(spec: ModelSpec, placement: Placement, device: Device) -> None:
-    if placement.layers is None:
-        return
-    if device.accelerator is None:
-        raise EngineError(f"{device.spec.id} is a set of cores: it holds whole models")
-    if not 0 < placement.layers <= spec.layers:
-        raise EngineError(f"{spec.name} has {spec.layers} layers, not {placement.layers}")
 
 
 def _weights(device: Device, held: Shelved) -> Weights:

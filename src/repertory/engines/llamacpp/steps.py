@@ -133,6 +133,24 @@ class StepLoop:
             self._changed.notify_all()
         return future
 
+    def at_once(self, command: Callable[[], _Answer], replica: str = _ALL) -> _Answer:
+        """Like `call`, and waited for; where no step is under way, the caller does it himself.
+
+        For what computes nothing (libgomp keeps a pool of threads for each thread that computes):
+        of two threads on idle cores, each takes 0.1 ms to wake the other.
+        """
+        with self._changed:
+            mine = self._under_way if replica == _ALL else self._under_way.keys() & {_ALL, replica}
+            is_free = not mine and not self._commands
+            if is_free:
+                self._under_way[replica] = 0
+        if not is_free:
+            return self.call(command, replica).result()
+        try:
+            return command()
+        finally:
+            self._end(replica)
+
     def open(self, serving: Serving) -> None:
         """Step this replica from now on."""
         with self._changed:

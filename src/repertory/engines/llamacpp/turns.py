@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 __all__ = ["Turns", "be_nice"]
@@ -31,11 +32,15 @@ class Turns:
        let nobody in.
     3. Jobs about one subject keep their order.
     4. What a job let in is no part of what it took: `aside_ns` grows by the time of the others.
+    5. What a job leaves to be done is done after its answer, and before the next job begins.
     """
 
     def __init__(self, name: str, begin: Callable[[], None] = lambda: None) -> None:
         """`begin` runs first, on the thread."""
         self.aside_ns = 0
+        self.tidying = threading.Lock()
+        """Held from an answer until what that job left is done."""
+        self._left: list[Callable[[], None]] = []
         self._begin = begin
         self._waiting: deque[_Job] = deque()
         self._subjects: list[str] = []
@@ -52,6 +57,10 @@ class Turns:
             self._waiting.append(_Job(subject, run, is_short, future))
             self._changed.notify()
         return future
+
+    def leave(self, do: Callable[[], None]) -> None:
+        """By the job that runs: whoever waits for its answer need not wait for this."""
+        self._left.append(do)
 
     def let_in(self) -> bool:
         """By the job that runs: do what is short and waits.  Whether there was any."""
@@ -90,11 +99,14 @@ class Turns:
     def _do(self, job: _Job) -> None:
         self._subjects.append(job.subject)
         try:
-            job.future.set_result(job.run())
+            answer = partial(job.future.set_result, job.run())
         except BaseException as error:  # noqa: BLE001 - handed to whoever asked
-            job.future.set_exception(error)
-        finally:
-            self._subjects.pop()
+            answer = partial(job.future.set_exception, error)
+        with self.tidying:
+            answer()
+            while self._left:
+                self._left.pop(0)()
+        self._subjects.pop()
 
 
 def be_nice() -> None:

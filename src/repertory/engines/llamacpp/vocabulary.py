@@ -102,6 +102,12 @@ class Vocabularies:
             known = self._described[location] = (state, _describe(location))
         return known[1]
 
+    def is_unchanged(self, location: str, digest: str) -> bool:
+        """The file is known to be the one that was described.  From any thread."""
+        state, description = self._described.get(location, (None, None))
+        is_same = description is not None and description.digest == digest
+        return is_same and state == file_state(Path(location))
+
     def check_unchanged(self, location: str, digest: str) -> None:
         """Raise if the file is not the one that was described: mapping it could be fatal."""
         described = self.describe(location).digest

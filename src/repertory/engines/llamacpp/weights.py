@@ -161,7 +161,7 @@ class Shelf:
         return held
 
     def give_back(self, held: Shelved) -> None:
-        """Free the weights when nobody stands on them any more."""
+        """Free the weights when nobody stands on them any more.  `trim` after mapped ones."""
         held.uses -= 1
         if held.uses:
             return
@@ -172,7 +172,7 @@ class Shelf:
             self._bound()
         else:
             held.model.free()
-        trim()
+            trim()
 
     def _bound(self) -> None:
         """The one that has rested longest goes first."""

@@ -30,26 +30,25 @@ from repertory.engines.llamacpp import library
 from repertory.engines.llamacpp.cells.disk import DiskKv
 from repertory.engines.llamacpp.cells.saved import SavedKv
 from repertory.engines.llamacpp.context import ContextOptions
+from repertory.engines.llamacpp.device import Device
 from repertory.engines.llamacpp.futures import done, then
+from repertory.engines.llamacpp.inbox import Inbox
 from repertory.engines.llamacpp.library import Accelerator, Model
-from repertory.engines.llamacpp.mover import Device, Mover
+from repertory.engines.llamacpp.mover import Mover
 from repertory.engines.llamacpp.outbox import Outbox
 from repertory.engines.llamacpp.steps import Cores, StepLoop
 from repertory.engines.llamacpp.trial import Trials, die_with_parent
 from repertory.engines.llamacpp.vocabulary import Unproven, Vocabularies
 from repertory.engines.llamacpp.weights import Shelf, process_bytes, release_at_once
 from repertory.engines.wire import (
-    HEADER_BYTES,
     SIGNATURES,
     Beat,
     Call,
     FromWorker,
     Output,
     Reply,
-    decode_call,
     encode,
     failure_of,
-    payload_bytes,
 )
 
 __all__ = ["ConfiguredDevice", "Worker", "main"]
@@ -235,8 +234,9 @@ class Worker:
 
     def _check_file(self, spec: ModelSpec) -> None:
         """On the mover thread: the file is the one described, and it has not killed anybody."""
-        check = self._vocabularies.check_unchanged
-        self._vocabulary_thread.submit(check, spec.location, spec.digest).result()
+        if not self._vocabularies.is_unchanged(spec.location, spec.digest):
+            check = self._vocabularies.check_unchanged
+            self._vocabulary_thread.submit(check, spec.location, spec.digest).result()
         self._trials.prove(spec)
 
     def _on_opened(self, location: str, model: Model) -> None:
@@ -247,6 +247,7 @@ class Worker:
         self._vocabulary_thread.submit(self._vocabularies.release, location, model).result()
 
     def _stats(self) -> WorkerStats:
+        self._mover.await_tidy()
         taken = process_bytes()
         held = self._mover.replica_bytes
         seconds: dict[str, float] = {}
@@ -308,7 +309,6 @@ def _check_cores(devices: list[DeviceSpec], usable: int) -> None:
 async def _serve(options: argparse.Namespace) -> None:
     connected = _connected(options.socket)
     outbox = Outbox(connected, asyncio.get_running_loop())
-    reader, _kept = await asyncio.open_unix_connection(sock=connected)  # unkept, it closes
 
     def send(message: FromWorker) -> None:
         """From any thread."""
@@ -317,13 +317,11 @@ async def _serve(options: argparse.Namespace) -> None:
     worker = Worker(options, send)
     async with asyncio.TaskGroup() as group:
         beating = group.create_task(_beat(worker, send))
-        try:
-            while True:
-                header = await reader.readexactly(HEADER_BYTES)
-                call = decode_call(await reader.readexactly(payload_bytes(header)))
-                _answer(worker, call, send)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            _log.info("the socket closed; the worker ends")
+        loop = asyncio.get_running_loop()
+        inbox = Inbox(lambda call: _answer(worker, call, send))
+        _kept, _ = await loop.create_unix_connection(lambda: inbox, sock=connected)
+        await inbox.ended
+        _log.info("the socket closed; the worker ends")
         beating.cancel()
 
 
