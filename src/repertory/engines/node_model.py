@@ -146,11 +146,13 @@ class NodeModel:
             case _:
                 pass
 
-    def _copied(self, transition: Transition) -> int | None:
+    def _copied(self, at_ns: int, transition: Transition) -> int | None:
         """Cells that a resize takes along, where the worker is known so well."""
         if self._width == 1 or type(transition) is not Resize:
             return None
-        return self._loop_of(transition.replica_id).lanes[transition.replica_id].cells
+        loop = self._loop_of(transition.replica_id)
+        loop.catch_up(at_ns)  # as many as there are now, not when it was last looked at
+        return loop.lanes[transition.replica_id].cells
 
     def _held_ns(self, move: Move) -> int:
         """Cells are moved between two steps."""
@@ -195,7 +197,7 @@ class NodeModel:
         self.specs[transition.replica_id] = spec
         copy = self._copies.get(transition.replica_id)
         where, rung = (copy.placement, copy.rung) if copy is not None else (None, Rung.DISK)
-        move = self._haulage.move(transition, spec, where, rung, self._copied(transition))
+        move = self._haulage.move(transition, spec, where, rung, self._copied(at_ns, transition))
         move.failure = self._fail(transition)
         if self._width > 1:
             self._await_steps(at_ns, transition, move)
