@@ -37,7 +37,7 @@ def timed(**wanted: object) -> Mapping[str, Any]:  # Any: JSON
     ended = subprocess.run(
         [sys.executable, "-m", "bench.sim.one", json.dumps(wanted)],
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,  # what it says of a fault is shown
         timeout=SECONDS,
     )
     found: Mapping[str, Any] = json.loads(ended.stdout)
