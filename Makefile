@@ -37,12 +37,12 @@ bench-serve: setup  ## Beside llama-server: throughput, first tokens, swaps, mix
 fuzz: setup  ## Generated requests and damaged files against a real server (some 10 minutes)
 	$(BIN)/python -m bench.fuzz
 
-bench-costs: setup  ## Prediction errors, preemption beside llama-server, streams under kills (over an hour)
+bench-costs: setup  ## Prediction errors, preemption beside llama-server, streams under kills (some 50 minutes)
 	@bash bench/peers.sh
 	@bash bench/pair.sh
 	$(BIN)/python -m bench.costs
 
-bench-sim: setup  ## How fast the simulator is, how it grows, how true it is (some 20 minutes)
+bench-sim: setup  ## How fast the simulator is, how it grows, how true it is (over an hour)
 	$(BIN)/python -m bench.sim
 
 docs: setup  ## Write the generated pages of docs/ from the tables in the code

@@ -8,6 +8,7 @@ from core.play import Play
 from repertory.domain.actions import Preempt
 from repertory.domain.decisions import Verdict
 from repertory.domain.settings import Settings
+from repertory.perf.profiles import PRIOR_ERROR
 from worlds import World, llama_world
 
 SECOND = 10**9
@@ -129,7 +130,7 @@ def test_a_penalty_is_both_switches_and_the_longest_resume(play: Play) -> None:
     (preempt,) = said(play, "preempt")
     assert penalty.subject == "a"
     assert penalty.predicted_s == preempt.predicted_s
-    assert penalty.basis == preempt.basis
+    assert (penalty.basis, penalty.error) == (preempt.basis, preempt.error)
     assert penalty.measured_s == pytest.approx(2.0 + 0.0 + 3.0)
     assert penalty.choice == (
         f"{first}, {second} went on after {(play.now_ns - began_ns) / 1e9:.3g} s"
@@ -205,6 +206,21 @@ def test_a_verdict_on_a_switch_that_was_measured_says_so(play: Play) -> None:
     assert [one.basis for one in said(play, "preempt")] == ["prior", "prior", "measured"]
     assert [one.basis for one in said(play, "penalty")] == ["prior", "prior", "measured"]
     assert {one.basis for one in said(play, "drain")} == {"prior", "measured"}
+
+
+def test_every_prediction_says_how_far_it_may_be_off(play: Play) -> None:
+    name = running(play)
+    for _ in range(2):
+        urgent = stop(play, name)
+        play.load_all()
+        play.first_token(urgent)
+        come_back(play, urgent)
+        play.first_token(name)
+    verdicts = [one for decision in play.decisions for one in decision.verdicts]
+    predicted = [one for one in verdicts if one.predicted_s is not None and one.basis]
+    assert {"load", "preempt", "penalty", "drain", "resume"} <= {one.rule for one in predicted}
+    assert all(one.error is not None and one.error > 0.0 for one in predicted)
+    assert {one.error for one in predicted if one.basis == "prior"} == {PRIOR_ERROR}
     play.end()
 
 

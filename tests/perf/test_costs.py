@@ -11,7 +11,18 @@ from repertory.core.demand import ArrivalRate, OutputLength
 from repertory.domain.ladder import Edge, Rung
 from repertory.domain.specs import DeviceSpec, KvShape, Placement, WeightsForm
 from repertory.perf.bytes import MIN_CELLS, kv_bytes, power_of_two, shape_for, weights_footprint
-from repertory.perf.costs import Estimated, Observed, Ratio, learn, predict, telling
+from repertory.perf.costs import (
+    GUESSED,
+    Estimated,
+    Grounds,
+    Observed,
+    Ratio,
+    grounds_of,
+    learn,
+    predict,
+    telling,
+    weakest,
+)
 from repertory.perf.profiles import Law, prior_profile
 from worlds import GIB, MIB, model
 
@@ -38,6 +49,20 @@ def test_a_ratio_of_others_improves_an_estimate_but_is_no_observation() -> None:
     assert predict(1.0, None, Ratio(3.0, 9)) == Estimated(3.0)
     assert predict(1.0, Ratio(2.0, 4), Ratio(3.0, 9)) == Observed(2.0, 4)
     assert (Estimated(1.0).basis, Observed(1.0, 1).basis) == ("prior", "measured")
+
+
+@pytest.mark.parametrize("own", [None, Ratio(2.0, 4, 0.2)])
+@pytest.mark.parametrize("profiled", [None, 0.1])
+def test_grounds_are_those_of_the_prediction(own: Ratio | None, profiled: float | None) -> None:
+    found = predict(1.0, own, Ratio(3.0, 9), profiled)
+    assert grounds_of(own, profiled) == (found.basis, found.error)
+
+
+def test_a_sum_rests_on_the_least_certain_of_its_parts() -> None:
+    read, fitted = Grounds("measured", 0.5), Grounds("profile", 0.1)
+    assert weakest(read, fitted) == fitted
+    assert weakest(fitted, GUESSED, read) == GUESSED
+    assert weakest(read, Grounds("measured", 0.1)) == read, "of equals, whose error is larger"
 
 
 def test_a_cost_book_predicts_by_prior_and_then_by_what_was_measured() -> None:

@@ -306,6 +306,7 @@ def stopped_log() -> Log:
             "resume 1 s",
             predicted_s=1.5,
             basis="measured",
+            error=0.25,
             measured_s=2.0,
         ),
     )
@@ -333,7 +334,7 @@ def test_the_story_of_one_that_was_stopped_says_for_whom_and_what_it_cost() -> N
        6.000 s  penalty writer -> r went on after 4 s
                  why: coder had its first token 2 s after the stop; switch there 1 s, back 0 s, \
 longest resume 1 s
-                 predicted 1.50 s (measured); measured 2.00 s (+33 %)"""
+                 predicted 1.50 s ± 25 % (measured); measured 2.00 s (+33 %)"""
     )
 
 

@@ -17,7 +17,7 @@ from repertory.domain.ladder import RequestStep, Rung
 from repertory.domain.requests import Fault, Outcome, OutcomeKind, Request
 from repertory.domain.specs import Placement, WeightsForm
 from repertory.perf.bytes import shape_for
-from repertory.perf.costs import Estimated, Observed, weakest
+from repertory.perf.costs import Estimated, Grounds, Observed, weakest
 from repertory.perf.profiles import ACTIVATE, DECODE_KEYS, KV_IN, KV_OUT, LOAD_KEYS, PREFILL_KEYS
 from repertory.policy.admit import Backlog, admit, in_time
 
@@ -51,7 +51,7 @@ def take_arrived(state: State, step: Step, event: Arrived) -> None:
         return
     verdict = _too_late(state, step, model, request)
     if verdict is not None:
-        step.verdicts.append(replace(verdict, basis=_first_basis(state, model)))
+        step.verdicts.append(_resting_on(_first_grounds(state, model), verdict))
         step.actions.append(Settle(_refused(request, 504, verdict.why)))
         return
     if model.queue or not any(one.is_open for one in model.replicas.values()):
@@ -60,7 +60,7 @@ def take_arrived(state: State, step: Step, event: Arrived) -> None:
         settings = state.settings
         verdict = admit(request.id, backlog, settings.max_waiting, settings.max_queue_s)
         if verdict is not None:
-            step.verdicts.append(replace(verdict, basis=_wait_basis(state, model)))
+            step.verdicts.append(_resting_on(_wait_grounds(state, model), verdict))
             step.actions.append(Settle(_refused(request, 429, verdict.why, verdict.predicted_s)))
             return
     model.rate.count(step.at_ns)
@@ -120,8 +120,8 @@ def _learn_resume(state: State, step: Step, record: RequestRecord, reused: int) 
         predicted_s = costs.resume_s(
             spec, where, *tokens, one_by_one=one_by_one, ahead_s=record.ahead_s
         )
-        basis = costs.basis(spec, where, RESUME_KEYS[where.form])
-        compare_resume(step, record, predicted_s, basis, reused)
+        grounds = costs.grounds(spec, where, RESUME_KEYS[where.form])
+        compare_resume(step, record, predicted_s, grounds, reused)
         took_s = (step.at_ns - record.dispatched_ns) / 1e9
         learned = costs.observe_resume(
             spec, where, tokens, took_s, one_by_one=one_by_one, ahead_s=record.ahead_s
@@ -283,25 +283,32 @@ def _first_token_s(state: State, model: ModelState, request: Request) -> float:
     return prompt_s + model.switch_ns / 1e9
 
 
-def _first_basis(state: State, model: ModelState) -> str:
+def _first_grounds(state: State, model: ModelState) -> Grounds:
     """Of `_first_token_s`: of its prompt, and of the way up that there still is."""
     spec, where, costs = model.spec, usual_placement(state, model), state.costs
-    found = [costs.basis(spec, where, PREFILL_KEYS[where.form])]
+    found = [costs.grounds(spec, where, PREFILL_KEYS[where.form])]
     if not any(one.rung is Rung.SERVING for one in model.replicas.values()):
-        found.append(costs.basis(spec, where, ACTIVATE))
+        found.append(costs.grounds(spec, where, ACTIVATE))
         is_under_way = any(
             one.transition is not None or one.rung is Rung.DEVICE for one in model.replicas.values()
         )
         if not is_under_way:
             source = Rung.HOST if model.replicas else Rung.DISK
-            found.append(costs.basis(spec, where, LOAD_KEYS[where.form, source]))
+            found.append(costs.grounds(spec, where, LOAD_KEYS[where.form, source]))
     return weakest(*found)
 
 
-def _wait_basis(state: State, model: ModelState) -> str:
-    """Of `_predicted_wait_s`: the decode steps of all that waits, which are most of it."""
+def _resting_on(grounds: Grounds, verdict: Verdict) -> Verdict:
+    return replace(verdict, basis=grounds.basis, error=grounds.error)
+
+
+def _wait_grounds(state: State, model: ModelState) -> Grounds:
+    """Of `_predicted_wait_s`: the decode steps of all that waits, which are most of it.  Where all
+    were measured, the error is that of the model's own.
+    """
     waiting = [one for one in state.models.values() if one.queue] or [model]
-    costs, found = state.costs, Observed.basis
+    costs = state.costs
+    found: Grounds | None = None
     for one in waiting:
         if len(one.replicas) == 1:
             (replica,) = one.replicas.values()
@@ -310,12 +317,17 @@ def _wait_basis(state: State, model: ModelState) -> str:
             where = usual_placement(state, one)
         if where is one.measured_at:
             continue
-        basis = costs.basis(one.spec, where, DECODE_KEYS[where.form])
-        if basis == Observed.basis:
+        grounds = costs.grounds(one.spec, where, DECODE_KEYS[where.form])
+        if grounds.basis == Observed.basis:
             one.measured_at = where
-        found = weakest(found, basis)
-        if found == Estimated.basis:
+            continue
+        found = grounds if found is None else weakest(found, grounds)
+        if found.basis == Estimated.basis:
             break
+    if found is None:
+        where = usual_placement(state, model)
+        own = costs.grounds(model.spec, where, DECODE_KEYS[where.form])
+        found = Grounds(Observed.basis, own.error)
     return found
 
 

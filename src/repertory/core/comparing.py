@@ -9,6 +9,7 @@ from typing import NamedTuple
 from repertory.core.state import Pause, ReplicaState, RequestRecord, State, Step
 from repertory.domain.decisions import Verdict
 from repertory.domain.events import Finished
+from repertory.perf.costs import Grounds
 from repertory.perf.profiles import DECODE_KEYS, PREFILL_KEYS
 
 __all__ = [
@@ -29,26 +30,26 @@ def compare_generation(
     spec, where, costs = replica.spec, replica.placement, state.costs
     computed = record.request.prompt_tokens - event.reused_tokens
     if computed > 0 and event.prefill_ns:
-        basis = costs.basis(spec, where, PREFILL_KEYS[where.form])
-        seconds = _Seconds(costs.work_s(spec, where, computed, 0), event.prefill_ns / 1e9, basis)
+        grounds = costs.grounds(spec, where, PREFILL_KEYS[where.form])
+        seconds = _Seconds(costs.work_s(spec, where, computed, 0), event.prefill_ns / 1e9, grounds)
         _compare(step, "prefill", event.request_id, f"{computed} tokens", seconds)
     steps = event.output_tokens - 1
     if steps > 0 and event.decode_ns:
         batch = max(1, (record.company + len(replica.running)) // 2)
         step_s = costs.step_s(spec, where, batch, batch * (computed + steps / 2))
-        basis = costs.basis(spec, where, DECODE_KEYS[where.form])
+        grounds = costs.grounds(spec, where, DECODE_KEYS[where.form])
         how = f"{steps} steps among {batch}"
-        seconds = _Seconds(steps * step_s, event.decode_ns / 1e9, basis)
+        seconds = _Seconds(steps * step_s, event.decode_ns / 1e9, grounds)
         _compare(step, "decode", event.request_id, how, seconds)
 
 
 def compare_resume(
-    step: Step, record: RequestRecord, predicted_s: float, basis: str, reused: int
+    step: Step, record: RequestRecord, predicted_s: float, grounds: Grounds, reused: int
 ) -> None:
     """From its dispatch to its next token; which way its cells came back the worker alone knows."""
     way = f"{reused} tokens before it were found" if reused else "by replay"
     measured_s = (step.at_ns - record.dispatched_ns) / 1e9
-    _compare(step, "resume", record.request.id, way, _Seconds(predicted_s, measured_s, basis))
+    _compare(step, "resume", record.request.id, way, _Seconds(predicted_s, measured_s, grounds))
 
 
 def begin_pause(state: State, step: Step, claimant: str, replica: ReplicaState) -> Pause:
@@ -126,7 +127,8 @@ def _say_penalty(step: Step, pause: Pause) -> None:
                 f"longest resume {pause.resume_s:.3g} s"
             ),
             predicted_s=pause.predicted_s,
-            basis=pause.basis,
+            basis=pause.grounds.basis,
+            error=pause.grounds.error,
             measured_s=measured_s,
         )
     )
@@ -137,11 +139,11 @@ class _Seconds(NamedTuple):
 
     predicted_s: float
     measured_s: float
-    basis: str
+    grounds: Grounds
 
 
 def _compare(step: Step, rule: str, subject: str, choice: str, seconds: _Seconds) -> None:
-    predicted_s, measured_s, basis = seconds
+    predicted_s, measured_s, grounds = seconds
     step.verdicts.append(
         Verdict(
             rule,
@@ -149,7 +151,8 @@ def _compare(step: Step, rule: str, subject: str, choice: str, seconds: _Seconds
             choice,
             "",
             predicted_s=predicted_s,
-            basis=basis,
+            basis=grounds.basis,
+            error=grounds.error,
             measured_s=measured_s,
         )
     )

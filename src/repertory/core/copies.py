@@ -38,6 +38,7 @@ def learn_copy(
             "",
             predicted_s=found.seconds,
             basis=found.basis,
+            error=found.error,
             measured_s=measured_s,
         )
     )

@@ -7,7 +7,7 @@ from repertory.domain.ladder import Edge, Rung
 from repertory.domain.readings import DeviceReadings
 from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, Placement, WeightsForm
 from repertory.perf.bytes import kv_bytes, share_there
-from repertory.perf.costs import Prediction, Ratio, telling
+from repertory.perf.costs import Grounds, Prediction, Ratio, telling
 from repertory.perf.fit import Held, Measured, corrected, factors, held_from, profile_from
 from repertory.perf.known import First, Page
 from repertory.perf.profiles import (
@@ -188,9 +188,9 @@ class CostBook:
         law_s = page.profile.decode_s(where.form, batch, context_tokens, share)
         return law_s * page.ratio(DECODE_KEYS[where.form])
 
-    def basis(self, spec: ModelSpec, where: Placement, key: Key) -> str:
+    def grounds(self, spec: ModelSpec, where: Placement, key: Key) -> Grounds:
         """What seconds of that kind rest on, where they are asked for without saying so."""
-        return self._page(spec, where).basis(key)
+        return self._page(spec, where).grounds(key)
 
     def resume_s(
         self,

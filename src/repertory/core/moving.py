@@ -286,6 +286,7 @@ def _begin(step: Step, replica: ReplicaState, action: Transition, said: Intentio
             predicted_s=said.prediction.seconds,
             predicted_bytes=said.size_bytes,
             basis=said.prediction.basis,
+            error=said.prediction.error,
             cause=said.reason.cause,
         )
     )

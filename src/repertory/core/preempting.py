@@ -7,7 +7,7 @@ from repertory.core.comparing import begin_pause
 from repertory.core.costbook import RESUME_KEYS
 from repertory.core.ledger import Charge
 from repertory.core.queueing import dues_of, heaviest, in_line, requeue
-from repertory.core.serving import leave_replica, lose, switch_basis
+from repertory.core.serving import leave_replica, lose, switch_grounds
 from repertory.core.sites import need_bytes
 from repertory.core.state import ModelState, ReplicaState, RequestRecord, State, Step
 from repertory.core.victims import turn_end_ns
@@ -15,6 +15,7 @@ from repertory.domain.actions import Preempt
 from repertory.domain.decisions import Cause, Option, Verdict
 from repertory.domain.events import Preempted
 from repertory.domain.ladder import Edge, Phase, RequestState, Rung
+from repertory.perf.costs import Grounds
 from repertory.policy.line import band
 from repertory.policy.objective import MISS_PENALTY_S, Due, aged_weight, at_risk
 from repertory.policy.preempt import (
@@ -99,8 +100,8 @@ def press_own(state: State, step: Step, model: ModelState) -> None:
             f"all slots of {replica.id} are taken, the first would be free in "
             f"{stop.drain_s:.3g} s; a resume takes {stop.penalty_s:.3g} s"
         )
-        basis = _own_basis(state, replica)
-        step.verdicts.append(_verdict(stop, model.spec.name, who, why, basis, None))
+        grounds = _own_grounds(state, replica)
+        step.verdicts.append(_verdict(stop, model.spec.name, who, why, grounds, None))
 
 
 def _lightest(model: ModelState, head: RequestRecord) -> tuple[ReplicaState, RequestRecord] | None:
@@ -153,10 +154,10 @@ def _weigh_own(
     return worth_stopping(weight, [stake], 0.0, head.work_ns / 1e9, 0.0, dues)
 
 
-def _own_basis(state: State, replica: ReplicaState) -> str:
+def _own_grounds(state: State, replica: ReplicaState) -> Grounds:
     """There is no switch to pay: the resume is the whole of the penalty."""
     where = replica.placement
-    return state.costs.basis(replica.spec, where, RESUME_KEYS[where.form])
+    return state.costs.grounds(replica.spec, where, RESUME_KEYS[where.form])
 
 
 def take_preempted(state: State, step: Step, event: Preempted) -> None:
@@ -374,17 +375,17 @@ def _stop(
         step.actions.append(Preempt(record.request.id, replica.id, replica.node_id))
     name = claimant.spec.name
     pause = begin_pause(state, step, name, replica)
-    pause.predicted_s, pause.basis = found.penalty_s, switch_basis(state, claimant, replica)
+    pause.predicted_s, pause.grounds = found.penalty_s, switch_grounds(state, claimant, replica)
     who = f"{len(replica.running)} generations of {replica.id} make way for {name}"
     why = (
         f"they would go on for {found.drain_s:.3g} s; a switch there and back takes "
         f"{found.penalty_s:.3g} s"
     )
-    step.verdicts.append(_verdict(found, replica.model, who, why, pause.basis, Cause.ROOM))
+    step.verdicts.append(_verdict(found, replica.model, who, why, pause.grounds, Cause.ROOM))
 
 
 def _verdict(
-    found: Stop, model: str, choice: str, why: str, basis: str, cause: Cause | None
+    found: Stop, model: str, choice: str, why: str, grounds: Grounds, cause: Cause | None
 ) -> Verdict:
     return Verdict(
         rule="preempt",
@@ -393,6 +394,7 @@ def _verdict(
         why=why,
         options=_options(found),
         predicted_s=found.penalty_s,
-        basis=basis,
+        basis=grounds.basis,
+        error=grounds.error,
         cause=cause,
     )

@@ -20,6 +20,7 @@ from repertory.domain.ladder import Phase, RequestStep, Rung
 from repertory.domain.requests import Fault, Outcome, OutcomeKind
 from repertory.domain.specs import KvShape, Placement
 from repertory.perf.bytes import kv_needs, shape_for
+from repertory.perf.costs import Grounds
 from repertory.policy.dispatch import Slot, choose_replica
 from repertory.policy.line import band
 
@@ -32,7 +33,7 @@ __all__ = [
     "reopen",
     "serve",
     "settle",
-    "switch_basis",
+    "switch_grounds",
     "wake_at",
 ]
 
@@ -253,6 +254,7 @@ def claim(
     replica.claimed_by = claimant.spec.name
     replica.handover_at_ns = turn_end_ns(state, replica, claimant)
     claimant.claims[replica.id] = None
+    grounds = switch_grounds(state, claimant, replica)
     step.verdicts.append(
         Verdict(
             rule="drain",
@@ -261,7 +263,8 @@ def claim(
             why=f"{why}; it goes on for {_turn_s(step, replica):.3g} s",
             options=options,
             predicted_s=_turn_s(step, replica) + replica.running_ns / 1e9,
-            basis=switch_basis(state, claimant, replica),
+            basis=grounds.basis,
+            error=grounds.error,
             cause=Cause.SLOTS if claimant.spec.name == replica.model else Cause.ROOM,
         )
     )
@@ -269,12 +272,13 @@ def claim(
         wake_at(state, step, replica.handover_at_ns, f"handover:{replica.id}")
 
 
-def switch_basis(state: State, claimant: ModelState, replica: ReplicaState) -> str:
+def switch_grounds(state: State, claimant: ModelState, replica: ReplicaState) -> Grounds:
     """Where the seconds of a claimant's switch into this memory come from: what a turn's length and
     a preemption's penalty rest on.
     """
     source = Rung.HOST if claimant.replicas else Rung.DISK
-    return state.costs.load(claimant.spec, Placement(replica.placement.devices), source).basis
+    found = state.costs.load(claimant.spec, Placement(replica.placement.devices), source)
+    return Grounds(found.basis, found.error)
 
 
 def _turn_s(step: Step, replica: ReplicaState) -> float:

@@ -16,6 +16,7 @@ from repertory.domain.requests import Fault, Request
 from repertory.domain.settings import Settings
 from repertory.domain.specs import KvShape, ModelSpec, NodeSpec, Placement, WeightsForm
 from repertory.perf.bytes import Stretch
+from repertory.perf.costs import GUESSED, Grounds
 from repertory.policy.evict import Release
 from repertory.policy.objective import Starving
 from repertory.policy.offload import Rule, by_harm
@@ -188,7 +189,8 @@ class Pause:
     victims: dict[str, None]
     """Those that have not gone on yet."""
     predicted_s: float = 0.0
-    basis: str = ""
+    grounds: Grounds = GUESSED
+    """Of what was predicted."""
     there_s: float | None = None
     """Until the claimant was dispatched."""
     told_s: float | None = None

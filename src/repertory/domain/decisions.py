@@ -67,6 +67,10 @@ class Verdict:
     measured_s: float | None = None
     """What came of the prediction, where it is said with hindsight: of computing, of going on, of
     stopping.  Moves have theirs in the event of their end."""
+    error: float | None = None
+    """How far off such predictions have been, relative; of a sum, that of its least certain part.
+    None: it is no prediction, or of a log from before errors were said.
+    """
 
 
 @dataclass(frozen=True, slots=True)

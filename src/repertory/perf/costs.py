@@ -13,12 +13,14 @@ from typing import NamedTuple
 from repertory.perf.profiles import PRIOR_ERROR
 
 __all__ = [
+    "GUESSED",
     "Estimated",
+    "Grounds",
     "Observed",
     "Prediction",
     "Profiled",
     "Ratio",
-    "basis_of",
+    "grounds_of",
     "learn",
     "predict",
     "telling",
@@ -70,7 +72,17 @@ class Observed:
     basis = "measured"
 
 
+class Grounds(NamedTuple):
+    """What seconds rest on that are asked for without saying so."""
+
+    basis: str
+    """Of a `Prediction`."""
+    error: float
+    """Relative."""
+
+
 Prediction = Estimated | Profiled | Observed
+GUESSED = Grounds(Estimated.basis, PRIOR_ERROR)
 _CERTAINTY = (Estimated.basis, Profiled.basis, Observed.basis)
 
 
@@ -154,16 +166,16 @@ def telling(law_s: float, fixed_s: float, error: float) -> float:
     return scatter * scatter / (scatter * scatter + more * more)  # 3
 
 
-def weakest(*bases: str) -> str:
+def weakest(*grounds: Grounds) -> Grounds:
     """Of a sum: what its parts rest on, the least certain of them."""
-    return min(bases, key=_CERTAINTY.index)
+    return min(grounds, key=lambda one: (_CERTAINTY.index(one.basis), -one.error))
 
 
-def basis_of(own: Ratio | None, profiled_error: float | None) -> str:
+def grounds_of(own: Ratio | None, profiled_error: float | None) -> Grounds:
     """What `predict` would rest on."""
     if own is not None:
-        return Observed.basis
-    return Profiled.basis if profiled_error is not None else Estimated.basis
+        return Grounds(Observed.basis, own.error)
+    return GUESSED if profiled_error is None else Grounds(Profiled.basis, profiled_error)
 
 
 def predict(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from repertory.domain.ladder import Edge, Rung
 from repertory.domain.specs import ModelSpec, Placement, WeightsForm
 from repertory.perf.bytes import share_there
-from repertory.perf.costs import Prediction, Ratio, basis_of, learn, predict
+from repertory.perf.costs import Grounds, Prediction, Ratio, grounds_of, learn, predict
 from repertory.perf.profiles import KV_OUT, PRIOR_ERROR, Key, Profile
 
 __all__ = ["First", "Page"]
@@ -47,8 +47,8 @@ class Page:
         error = self.profile.errors.get(key)
         return predict(law_s, self.own.get(key), self.others.get(key), error)
 
-    def basis(self, key: Key) -> str:
-        return basis_of(self.own.get(key), self.profile.errors.get(key))
+    def grounds(self, key: Key) -> Grounds:
+        return grounds_of(self.own.get(key), self.profile.errors.get(key))
 
     def learn(self, key: Key, measured_s: float, law_s: float, weight: float = 1.0) -> Ratio:
         """`weight`: what the reading can tell (`perf.costs.telling`)."""

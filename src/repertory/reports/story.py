@@ -51,6 +51,8 @@ class Entry:
     predicted_s: float | None
     predicted_bytes: int | None
     basis: str
+    error: float | None
+    """Relative: how far off such predictions have been."""
     cause: str
     """What it is for, in the words of the metrics; empty in logs of older versions."""
     moves: tuple[Move, ...]
@@ -125,6 +127,8 @@ def _details(entry: Entry) -> list[str]:
 def _comparison(entry: Entry) -> str:
     basis = f" ({entry.basis})" if entry.basis else ""
     text = f"predicted {seconds_text(entry.predicted_s)}"
+    if entry.error is not None and entry.predicted_s:
+        text += f" ± {100 * entry.error:.0f} %"
     if entry.predicted_bytes is not None:
         text += f", {bytes_text(entry.predicted_bytes)}"
     text += basis

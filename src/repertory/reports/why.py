@@ -207,6 +207,7 @@ class _Teller:
                 predicted_s=verdict.get("predicted_s"),
                 predicted_bytes=verdict.get("predicted_bytes"),
                 basis=verdict.get("basis", ""),
+                error=verdict.get("error"),
                 cause=verdict.get("cause") or "",
                 moves=moves,
                 hindsight_s=verdict.get("measured_s"),

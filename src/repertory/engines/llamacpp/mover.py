@@ -348,8 +348,8 @@ class Mover:
         loop = device.loop
         left = loop.get(replica.id).context
         before = in_use(device.accelerator).plus(replica.account.total, -1)
-        loop.call(lambda: loop.get(replica.id).check_fits(shape), replica.id).result()
-        with self._working():
+        with self._working():  # when the step under way has ended, the next one leaves a core to us
+            loop.call(lambda: loop.get(replica.id).check_fits(shape), replica.id).result()
             context = Context(held.model, shape, device.options)
         with freed_on_failure(context):
             per_token = self._contexts.token_bytes((held.key, device.spec.id), device.loop, context)
