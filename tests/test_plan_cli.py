@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fleet_files import MODELS, in_folder, write_asked
 from repertory.cli import main
 from repertory.config.catalog import parse_catalog
 from repertory.domain.errors import ConfigError
@@ -16,25 +17,14 @@ gpus:
   - {gpu: l4, price: 0.8, per_node: 1-4}
   - {gpu: h100_sxm, price: 3.0}
 """
-MODELS = """
-models:
-  a: {like: qwen3-4b, context: 4096}
-  b: {like: qwen3-8b, context: 4096}
-"""
 
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "240")
-    monkeypatch.delenv("REPERTORY_DATA", raising=False)
+    in_folder(tmp_path, monkeypatch)
     (tmp_path / "gpus.yaml").write_text(CATALOG)
     (tmp_path / "models.yaml").write_text(MODELS)
-    rows = [
-        {"at_s": at * 0.4, "model": "ab"[at % 2], "prompt_tokens": 200, "output_tokens": 30}
-        for at in range(300)
-    ]
-    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_asked(tmp_path / "asked.jsonl", requests=300)
     return tmp_path
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fleet_files import MODELS, in_folder, write_asked
 from repertory.cli import main
 from repertory.core.journal import read_lines
 from repertory.domain.workloads import Ending, Origin
@@ -17,25 +18,14 @@ from repertory.traces.runs import read_run
 
 Output = pytest.CaptureFixture[str]
 
-FLEET = """
-nodes: [{id: box, devices: [{gpu: l4, count: 2}]}]
-models:
-  a: {like: qwen3-4b, context: 4096}
-  b: {like: qwen3-8b, context: 4096}
-"""
+FLEET = "nodes: [{id: box, devices: [{gpu: l4, count: 2}]}]\n" + MODELS
 
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "240")
-    monkeypatch.delenv("REPERTORY_DATA", raising=False)
+    in_folder(tmp_path, monkeypatch)
     (tmp_path / "fleet.yaml").write_text(FLEET)
-    rows = [
-        {"at_s": at * 0.4, "model": "ab"[at % 2], "prompt_tokens": 200, "output_tokens": 30}
-        for at in range(60)
-    ]
-    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_asked(tmp_path / "asked.jsonl", requests=60)
     return tmp_path
 
 

@@ -51,6 +51,17 @@ def come_back(play: Play, urgent: str) -> None:
     play.load_all()
 
 
+def stop_again_and_again(play: Play, times: int) -> None:
+    """One generation, each time for an urgent request of the other model."""
+    name = running(play)
+    for _ in range(times):
+        urgent = stop(play, name)
+        play.load_all()
+        play.first_token(urgent)
+        come_back(play, urgent)
+        play.first_token(name)
+
+
 def test_the_last_of_those_taken_up_together_waits_for_the_others(play: Play) -> None:
     names = [running(play, output=400) for _ in range(3)]
     urgent = stop(play, *names)
@@ -181,13 +192,7 @@ def test_whoever_leaves_ends_the_comparison(play: Play, who: str) -> None:
 
 
 def test_one_that_is_stopped_again_is_compared_once_more_and_not_twice(play: Play) -> None:
-    name = running(play)
-    for _ in range(2):
-        urgent = stop(play, name)
-        play.load_all()
-        play.first_token(urgent)
-        come_back(play, urgent)
-        play.first_token(name)
+    stop_again_and_again(play, 2)
     assert len(said(play, "penalty")) == 2
     play.end()
 
@@ -196,26 +201,14 @@ def test_a_verdict_on_a_switch_that_was_measured_says_so(play: Play) -> None:
     """`prior` while no load of the claimant from where it stands was seen: once from disk, then
     from main memory.
     """
-    name = running(play)
-    for _ in range(3):
-        urgent = stop(play, name)
-        play.load_all()
-        play.first_token(urgent)
-        come_back(play, urgent)
-        play.first_token(name)
+    stop_again_and_again(play, 3)
     assert [one.basis for one in said(play, "preempt")] == ["prior", "prior", "measured"]
     assert [one.basis for one in said(play, "penalty")] == ["prior", "prior", "measured"]
     assert {one.basis for one in said(play, "drain")} == {"prior", "measured"}
 
 
 def test_every_prediction_says_how_far_it_may_be_off(play: Play) -> None:
-    name = running(play)
-    for _ in range(2):
-        urgent = stop(play, name)
-        play.load_all()
-        play.first_token(urgent)
-        come_back(play, urgent)
-        play.first_token(name)
+    stop_again_and_again(play, 2)
     verdicts = [one for decision in play.decisions for one in decision.verdicts]
     predicted = [one for one in verdicts if one.predicted_s is not None and one.basis]
     assert {"load", "preempt", "penalty", "drain", "resume"} <= {one.rule for one in predicted}

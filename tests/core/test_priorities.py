@@ -6,6 +6,7 @@ import pytest
 
 from core.play import Play
 from repertory.domain.actions import Dispatch, Preempt
+from repertory.domain.events import ModelAdded
 from repertory.domain.requests import PRIORITIES, Request
 from repertory.domain.settings import Settings
 from worlds import World, llama_world
@@ -182,11 +183,16 @@ def test_a_refusal_says_what_its_prediction_rests_on(play: Play) -> None:
     play.end()
 
 
-def test_a_refusal_rests_on_the_least_certain_of_all_that_waits() -> None:
-    """Where decode steps were measured, that stays so."""
+def _short_of_queue() -> Play:
+    """Whoever comes when two wait is refused."""
     world = llama_world(models=2, memory_gib=1.4)
     specs = tuple(replace(spec, max_sequences=SLOTS) for spec in world.models)
-    play = Play(World(world.node, specs, Settings(prewarm=False, max_waiting=2)))
+    return Play(World(world.node, specs, Settings(prewarm=False, max_waiting=2)))
+
+
+def test_a_refusal_rests_on_the_least_certain_of_all_that_waits() -> None:
+    """Where decode steps were measured, that stays so."""
+    play = _short_of_queue()
     running = fill(play)
     waiting = [play.ask("a", 50, LONG) for _ in range(2)]
     refused = [play.ask("a", 50, LONG)]
@@ -201,6 +207,19 @@ def test_a_refusal_rests_on_the_least_certain_of_all_that_waits() -> None:
     assert _refusals(play) == ["prior", "measured", "measured", "prior"]
     assert play.state.models["a"].measured_at is not None
     play.end()
+
+
+def test_what_was_measured_of_another_file_is_no_ground_of_a_refusal() -> None:
+    play = _short_of_queue()
+    running = fill(play)
+    for _ in range(2):
+        play.ask("a", 50, LONG)
+    play.finish(running[0])
+    play.ask("a", 50, LONG)
+    play.ask("a", 50, LONG)
+    play.send(ModelAdded(play.now_ns, replace(play.specs["a"], digest="another")))
+    play.ask("a", 50, LONG)
+    assert _refusals(play) == ["measured", "prior"]
 
 
 def test_a_deadline_ends_a_turn_early_where_waiting_for_its_end_would_miss_it(play: Play) -> None:

@@ -75,14 +75,22 @@ def streaming(server: RunningServer, *models: str) -> Iterator[None]:
         assert all(one.result(60) > 0 for one in streams)
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core is no two sets")
+TWO_CORES = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core is no two sets")
+
+
+def two_sets(models: Path, folder: Path) -> Path:
+    """A core each, and room for one model on either."""
+    first, second, *_ = sorted(os.sched_getaffinity(0))
+    config = folder / "repertory.yaml"
+    config.write_text(TWO_SETS.format(models, first, second, ROOM_FOR_ONE))
+    return config
+
+
+@TWO_CORES
 def test_two_core_sets_serve_two_models_at_once(
     start: Start, four_models: Path, tmp_path: Path
 ) -> None:
-    first, second, *_ = sorted(os.sched_getaffinity(0))
-    config = tmp_path / "repertory.yaml"
-    config.write_text(TWO_SETS.format(four_models, first, second, ROOM_FOR_ONE))
-    server = start(config)
+    server = start(two_sets(four_models, tmp_path))
     assert [one["id"] for one in server.ps()["devices"]] == ["left", "right"]
     with streaming(server, "one", "two"):
         places = {server.model(name)["device"] for name in ("one", "two")}
@@ -103,14 +111,11 @@ def test_compute_threads_never_exceed_the_cores(start: Start, tiny_models: Path)
     assert sum(seen) / len(seen) <= cores, seen
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core is no two sets")
+@TWO_CORES
 def test_a_model_with_a_long_queue_is_served_by_both_core_sets(
     start: Start, four_models: Path, tmp_path: Path
 ) -> None:
     """Room for a few slots on each; both replicas compute from the pages of one file."""
-    first, second, *_ = sorted(os.sched_getaffinity(0))
-    config = tmp_path / "repertory.yaml"
-    config.write_text(TWO_SETS.format(four_models, first, second, ROOM_FOR_ONE))
-    server = start(config)
+    server = start(two_sets(four_models, tmp_path))
     with streaming(server, *["one"] * 40):
         wait_for(lambda: server.model("one")["device"] == "left, right")

@@ -235,7 +235,8 @@ class TestAdmission:
 
 class TestOthers:
     def test_dispatch_takes_the_least_remaining_work_and_then_the_name(self) -> None:
-        assert choose_replica([Slot("b", 1.0), Slot("a", 1.0), Slot("c", 2.0)]) == "a"
+        slots = [Slot("b", 1.0, 0.1), Slot("a", 1.0, 0.1), Slot("c", 2.0, 0.1)]
+        assert choose_replica(slots) == "a"
         assert choose_replica([]) is None
 
     def test_dispatch_takes_the_soonest_first_token_before_the_least_work(self) -> None:

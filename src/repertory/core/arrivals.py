@@ -182,7 +182,7 @@ def _refresh_switch(state: State, model: ModelState, cells: int) -> None:
     source = Rung.HOST if model.replicas else Rung.DISK
     where = usual_placement(state, model)
     if where.layers is not None or where.form is not WeightsForm.PLAIN:
-        where = Placement(where.devices)
+        where = Placement(where.devices)  # it may come up anywhere: reckoned whole, and as it is
     is_prewarmed = any(one.rung is Rung.DEVICE for one in model.replicas.values())
     load = 0.0 if is_prewarmed else state.costs.load_s(spec, where, source)
     activate = state.costs.activate_s(spec, where, shape_for(spec, 2, cells))
@@ -310,11 +310,7 @@ def _wait_grounds(state: State, model: ModelState) -> Grounds:
     costs = state.costs
     found: Grounds | None = None
     for one in waiting:
-        if len(one.replicas) == 1:
-            (replica,) = one.replicas.values()
-            where = replica.placement
-        else:
-            where = usual_placement(state, one)
+        where = usual_placement(state, one)
         if where is one.measured_at:
             continue
         grounds = costs.grounds(one.spec, where, DECODE_KEYS[where.form])

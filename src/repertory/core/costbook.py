@@ -302,7 +302,7 @@ class CostBook:
         if prompt[0] and prompt[1]:
             law_s = profile.prefill_s(form, prompt[0], 0, share)
             step_s = profile.decode_s(form, 1, 0, share) * page.ratio(DECODE_KEYS[form])
-            weight = telling(law_s, step_s, page.error(PREFILL_KEYS[form]))
+            weight = telling(law_s, step_s, page.grounds(PREFILL_KEYS[form]).error)
             if weight:
                 learned.append(page.learn(PREFILL_KEYS[form], prompt[1], law_s, weight))
         if output[0] and output[1]:

@@ -17,8 +17,8 @@ from repertory.core.tiers import buffer_needs, fixed_needs, stretch
 from repertory.domain.ladder import Rung
 from repertory.domain.specs import Placement
 from repertory.perf.bytes import kv_needs, most_layers, shape_for
+from repertory.policy.lateness import Party, late_sum_s
 from repertory.policy.objective import response_factor
-from repertory.policy.turns import Party, late_sum_s
 
 __all__ = ["expected_s"]
 

@@ -214,7 +214,7 @@ def _change_spec(state: State, step: Step, model: ModelState, spec: ModelSpec) -
     model.measured_weights_bytes.clear()
     model.measured_rest_bytes.clear()
     model.measured_buffers_bytes = model.measured_rest_buffers_bytes = model.extra_bytes = 0
-    model.failed_kv_tokens = None
+    model.failed_kv_tokens = model.measured_at = None
     state.costs.forget(spec.name)
     for replica in model.replicas.values():
         replica.retire(Release.GONE, Cause.REPLACED)

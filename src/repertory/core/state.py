@@ -244,7 +244,9 @@ class ModelState:
     switch_ns: int = 0
     """Predicted load + activate, as of its queue's last new head."""
     measured_at: Placement | None = None
-    """Where its decode steps are known to have been measured: what was, stays so."""
+    """Where its decode steps are known to have been measured: what was, stays so until its file is
+    another.  Kept because every refusal asks it of all that wait.
+    """
     misfit: str | None = None
     """Why no device that is up could ever serve it, read after its name."""
     largest_cells: int = 0

@@ -6,7 +6,7 @@ from repertory.domain.ladder import Edge, Rung
 from repertory.domain.specs import ModelSpec, Placement, WeightsForm
 from repertory.perf.bytes import share_there
 from repertory.perf.costs import Grounds, Prediction, Ratio, grounds_of, learn, predict
-from repertory.perf.profiles import KV_OUT, PRIOR_ERROR, Key, Profile
+from repertory.perf.profiles import KV_OUT, Key, Profile
 
 __all__ = ["First", "Page"]
 
@@ -37,11 +37,6 @@ class Page:
         if known is None and key not in self.profile.errors:
             known = self.others.get(key)
         return known.value if known is not None else 1.0
-
-    def error(self, key: Key) -> float:
-        """How far what is known of this very model may be off."""
-        known = self.own.get(key)
-        return known.error if known is not None else self.profile.errors.get(key, PRIOR_ERROR)
 
     def predict(self, key: Key, law_s: float) -> Prediction:
         error = self.profile.errors.get(key)

@@ -13,7 +13,7 @@ class Slot:
     replica_id: str
     remaining_s: float
     """Predicted seconds of the work it already runs."""
-    first_s: float = 0.0
+    first_s: float
     """Until its first token there."""
 
 
