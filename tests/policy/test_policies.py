@@ -146,7 +146,7 @@ class TestBatching:
         assert got == (50 + kept_s) * SECOND
 
     def test_the_dial_towards_throughput_keeps_for_longer_gaps(self) -> None:
-        limits = replace(self.LIMITS, switches=20.0)
+        limits = self.LIMITS._replace(switches=20.0)
         assert kept_until_ns(0, 1.9, 0.1, limits) == SECOND
 
 
@@ -177,7 +177,7 @@ class TestOrder:
         self,
     ) -> None:
         def with_due(name: str, begin_s: float) -> Starving:
-            return replace(starving(name, 99), dues=(Due(1.0, round(begin_s * SECOND)),))
+            return starving(name, 99)._replace(dues=(Due(1.0, round(begin_s * SECOND)),))
 
         plain = starving("a", 99)
         for begin_s, first in ((100, "d"), (109.9, "d"), (99.9, "a"), (110, "a")):

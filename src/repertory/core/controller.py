@@ -106,6 +106,7 @@ class Controller:
         """Take one event in; return what is to be done now."""
         state = self.state
         step = Step(event.at_ns)
+        state.heads.clear()
         _TAKERS[type(event)](state, step, event)
         rounds = 0
         while step.touched or step.has_room or step.has_bytes:

@@ -9,7 +9,7 @@ from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, Placement, We
 from repertory.perf.bytes import kv_bytes, share_there
 from repertory.perf.costs import Grounds, Prediction, Ratio, telling
 from repertory.perf.fit import Held, Measured, corrected, factors, held_from, profile_from
-from repertory.perf.known import First, Page
+from repertory.perf.known import First, Page, Resuming
 from repertory.perf.profiles import (
     ACTIVATE,
     DECODE_KEYS,
@@ -211,8 +211,13 @@ class CostBook:
         engine promises equal bits.  Cells that come back from main memory make it shorter: how much
         is learned from the resumes there were.
         """
-        law_s = ahead_s + self.replay_s(spec, where, prompt, made, one_by_one=one_by_one)
-        return law_s * self._page(spec, where).ratio(RESUME_KEYS[where.form])
+        there = self.resuming(spec, where, one_by_one=one_by_one)
+        return there.seconds(prompt, made, ahead_s)
+
+    def resuming(self, spec: ModelSpec, where: Placement, *, one_by_one: bool) -> Resuming:
+        """The same for several of one place."""
+        key = RESUME_KEYS[where.form]
+        return Resuming(self._page(spec, where), spec, where, key, one_by_one=one_by_one)
 
     def observe_resume(
         self,
@@ -315,14 +320,7 @@ class CostBook:
         self, spec: ModelSpec, where: Placement, prompt: int, made: int, *, one_by_one: bool
     ) -> float:
         """By the law alone: to compute a prompt again, and what was made after it."""
-        page, form = self._page(spec, where), where.form
-        profile, share = page.profile, share_there(spec, where.layers)
-        chunked = prompt if one_by_one else prompt + made
-        law_s = profile.prefill_s(form, chunked, 0, share) * page.ratio(PREFILL_KEYS[form])
-        if one_by_one and made:
-            step_s = profile.decode_s(form, 1, prompt + made / 2.0, share)
-            law_s += made * step_s * page.ratio(DECODE_KEYS[form])
-        return law_s
+        return self.resuming(spec, where, one_by_one=one_by_one).replay_s(prompt, made)
 
     def _page(self, spec: ModelSpec, where: Placement) -> Page:
         devices = where.devices

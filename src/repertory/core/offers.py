@@ -1,9 +1,10 @@
 """The ways in which a model could be brought up: where, how large, at whose cost, at what harm."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 
 from repertory.core.expected import expected_s
 from repertory.core.queueing import dues_of
@@ -23,9 +24,8 @@ from repertory.policy.objective import MISS_PENALTY_S, aged_weight, missed_weigh
 __all__ = ["Awaited", "Offer", "awaited", "claims", "offers", "widening"]
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """One way to place a model."""
+class Offer(NamedTuple):
+    """One way to place a model.  A tuple: each is made twice, before and after it is weighed."""
 
     site: Site
     kv: KvShape
@@ -130,7 +130,7 @@ class _Weighing:
         found = False
         for kv in shapes:
             need = _with_kv(model, site, fixed, kv)
-            if any(reach[pool] < size for pool, size in need.items()):
+            if not _holds(reach, need):
                 continue
             bare_s = self._weight * (load_s + _small_s(state, model, site, kv, too_long))
             if found and bare_s + floor_s >= self._least_s:
@@ -177,7 +177,7 @@ class _Weighing:
         harm_s = bare.harm_s + self._weight * more_s + lost_s + work_s
         harm_s += missed_weight(self._dues, 0, bare.switch_s + more_s) * MISS_PENALTY_S
         self._least_s = min(self._least_s, harm_s)
-        return replace(bare, switch_s=bare.switch_s + more_s, harm_s=harm_s)
+        return bare._replace(switch_s=bare.switch_s + more_s, harm_s=harm_s)
 
 
 def awaited(
@@ -288,6 +288,13 @@ def _fixed_needs(model: ModelState, site: Site) -> dict[str, int]:
 def _with_kv(model: ModelState, site: Site, fixed: dict[str, int], kv: KvShape) -> dict[str, int]:
     needs = kv_needs(model.spec, site.placement, kv)
     return {pool: size + needs[pool] for pool, size in fixed.items()}
+
+
+def _holds(rooms: Mapping[str, int], need: dict[str, int]) -> bool:
+    for pool, size in need.items():
+        if rooms[pool] < size:
+            return False
+    return True
 
 
 def _others(model: ModelState, site: Site, victims: list[Victim]) -> list[Victim]:

@@ -52,12 +52,12 @@ def computed_ahead_s(state: State, replica: ReplicaState) -> float:
     """By the law: the prompts that are there already and have no token.  Where tokens are made
     again one by one, all do that in the same steps.
     """
+    begun = [one for one in replica.running.values() if one.state is RequestState.PREFILLING]
+    if not begun:
+        return 0.0
     one_by_one = state.node_of(replica).capabilities.exact_resume
+    there = state.costs.resuming(replica.spec, replica.placement, one_by_one=one_by_one)
     ahead_s = 0.0
-    for one in replica.running.values():
-        if one.state is RequestState.PREFILLING:
-            tokens = one.request.prompt_tokens, 0 if one_by_one else one.made_tokens
-            ahead_s += state.costs.replay_s(
-                replica.spec, replica.placement, *tokens, one_by_one=one_by_one
-            )
+    for one in begun:
+        ahead_s += there.replay_s(one.request.prompt_tokens, 0 if one_by_one else one.made_tokens)
     return ahead_s

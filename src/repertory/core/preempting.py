@@ -1,6 +1,5 @@
 """Running work that makes way: who is stopped for whom, and when it comes back."""
 
-from dataclasses import replace
 from itertools import islice
 
 from repertory.core.comparing import begin_pause
@@ -16,6 +15,8 @@ from repertory.domain.decisions import Cause, Option, Verdict
 from repertory.domain.events import Preempted
 from repertory.domain.ladder import Edge, Phase, RequestState, Rung
 from repertory.perf.costs import Grounds
+from repertory.perf.known import Resuming
+from repertory.perf.profiles import ACTIVATE, LOAD_KEYS
 from repertory.policy.line import band
 from repertory.policy.objective import MISS_PENALTY_S, Due, aged_weight, at_risk
 from repertory.policy.preempt import (
@@ -52,9 +53,10 @@ def press(state: State, step: Step, claimant: ModelState) -> None:
             continue  # its own longer slots: what runs there has been waited for by its own
         if replica.transition is not None or not replica.running:
             continue
-        if any(one.is_stopping or one.is_suspect for one in replica.running.values()):
+        running = replica.running.values()
+        if any([one.is_stopping or one.is_suspect for one in running]):
             continue
-        own = max(_weight(one) for one in replica.running.values())
+        own = max([_weight(one) for one in running])
         if step.at_ns < replica.handover_at_ns and weight <= own:
             continue
         found = _weigh(state, step, claimant, replica)
@@ -145,12 +147,12 @@ def _weigh_own(
     The resume counts for the victim alone: its cells are mostly found, or its tokens are made again
     in the steps of those that run anyway.
     """
-    own = _stake(state, step, replica, victim, _token_s(state, replica))
+    own = _stake(state, step, victim, _there(state, replica))
     gap_s = replica.running_ns / 1e9 / len(replica.running)
     waited_s = (step.at_ns - head.since_ns) / 1e9
     weight = aged_weight(_weight(head), _weight(head) * waited_s, state.settings.max_wait_s)
     dues = () if head.due_ns is None else (Due(head.request.weight, head.due_ns - step.at_ns),)
-    stake = replace(own, left_s=min(own.left_s, gap_s))
+    stake = own._replace(left_s=min(own.left_s, gap_s))
     return worth_stopping(weight, [stake], 0.0, head.work_ns / 1e9, 0.0, dues)
 
 
@@ -209,7 +211,7 @@ def _weigh(state: State, step: Step, claimant: ModelState, replica: ReplicaState
         return None
     # How far off the moves may be; the resumes were measured on their own.
     error = _error(state, replica, stays) * (there_s + back_s) / max(found.penalty_s, 1e-9)
-    return replace(found, error=error)
+    return found._replace(error=error)
 
 
 def _held_against(
@@ -220,15 +222,14 @@ def _held_against(
     1. What is not lighter than all of them has aged by what it had waited before it ran.
     2. Against who is a class above, one stands for all, and goes on with what its replica takes in.
     """
-    stakes, running = _stakes(state, step, replica), replica.running.values()
-    own = heaviest(claimant)
-    if own <= max(_weight(one) for one in running):
-        pairs = zip(stakes, running, strict=True)
-        return [replace(one, weight=one.weight * _ageing(state, of)) for one, of in pairs]
-    if any(band(_weight(one)) >= band(own) for one in running):
+    own, theirs = heaviest(claimant), max([_weight(one) for one in replica.running.values()])
+    if own <= theirs:
+        return _stakes(state, step, replica, ages=True)
+    stakes = _stakes(state, step, replica)
+    if band(theirs) >= band(own):
         return stakes
     one = one_for_all(stakes)
-    return [replace(one, left_s=one.left_s + _takes_in_s(state, step, claimant, replica))]
+    return [one._replace(left_s=one.left_s + _takes_in_s(state, step, claimant, replica))]
 
 
 def _takes_in_s(state: State, step: Step, claimant: ModelState, replica: ReplicaState) -> float:
@@ -258,27 +259,27 @@ def _ageing(state: State, record: RequestRecord) -> float:
 
 def _weights_stay(state: State, claimant: ModelState, replica: ReplicaState) -> bool:
     """The claimant finds room in what the victim's KV memory leaves (Yildiz 2026, feature 6)."""
-    need = need_bytes(state, claimant)
-    return all(
-        one.available_bytes + one.of(replica.id, Charge.KV) + one.of(replica.id, Charge.BUFFERS)
-        >= need
-        for one in state.ledgers_of(replica)
-    )
+    need, name = need_bytes(state, claimant), replica.id
+    for one in state.ledgers_of(replica):
+        left = one.available_bytes + one.of(name, Charge.KV) + one.of(name, Charge.BUFFERS)
+        if left < need:
+            return False
+    return True
 
 
 def _leaving_s(state: State, replica: ReplicaState, stays: bool) -> float:
     """Until the victim's memory is free; with what is copied out, as that was measured."""
     spec, where, costs = replica.spec, replica.placement, state.costs
-    closing_s = costs.free(spec, where, Edge.DEACTIVATE).seconds
-    return closing_s if stays else closing_s + costs.free(spec, where, Edge.UNLOAD).seconds
+    closing_s = costs.free_s(spec, where, Edge.DEACTIVATE)
+    return closing_s if stays else closing_s + costs.free_s(spec, where, Edge.UNLOAD)
 
 
 def _error(state: State, replica: ReplicaState, stays: bool) -> float:
     """Of the largest part of the penalty: the victim's way back."""
     spec, where, costs = replica.spec, replica.placement, state.costs
     if stays and replica.kv is not None:
-        return costs.activate(spec, where, replica.kv).error
-    return costs.load(spec, where, Rung.HOST).error
+        return costs.grounds(spec, where, ACTIVATE).error
+    return costs.grounds(spec, where, LOAD_KEYS[where.form, Rung.HOST]).error
 
 
 def _risked(state: State, step: Step, claimant: ModelState) -> float:
@@ -288,59 +289,58 @@ def _risked(state: State, step: Step, claimant: ModelState) -> float:
     return risked * MISS_PENALTY_S / max_wait_s
 
 
-def _stakes(state: State, step: Step, replica: ReplicaState) -> list[Stake]:
-    """Of all that runs there: they would be taken up one after the other, as they were before."""
-    spec, where = replica.spec, replica.placement
+def _stakes(state: State, step: Step, replica: ReplicaState, *, ages: bool = False) -> list[Stake]:
+    """Of all that runs there: they would be taken up one after the other, as they were before.
+
+    `ages`: each counts for more by what it had waited before it ran.
+    """
     one_by_one = state.node_of(replica).capabilities.exact_resume
     found: list[Stake] = []
-    token_s, ahead_s = _token_s(state, replica), 0.0
+    there, ahead_s = _there(state, replica), 0.0
     for record in replica.running.values():
-        own = _stake(state, step, replica, record, token_s, ahead_s)
+        own = _stake(state, step, record, there, ahead_s, _ageing(state, record) if ages else 1.0)
         found.append(own)
         if one_by_one:
-            ahead_s += state.costs.resume_s(
-                spec, where, record.request.prompt_tokens, 0, one_by_one=True
-            )
+            ahead_s += there[0].seconds(record.request.prompt_tokens, 0)
         else:
             ahead_s = own.resume_s
     return found
 
 
-def _token_s(state: State, replica: ReplicaState) -> float:
-    """Of a step of all that runs there."""
-    running = replica.running
+def _there(state: State, replica: ReplicaState) -> tuple[Resuming, float]:
+    """What all that runs there is weighed by: its resumes, and seconds of a step of all of it."""
+    spec, where, running = replica.spec, replica.placement, replica.running
     company = sum([one.request.prompt_tokens + one.made_tokens for one in running.values()])
     context = company + len(running) * _AHEAD_TOKENS
-    return state.costs.step_s(replica.spec, replica.placement, len(running), context)
+    one_by_one = state.node_of(replica).capabilities.exact_resume
+    resuming = state.costs.resuming(spec, where, one_by_one=one_by_one)
+    return resuming, state.costs.step_s(spec, where, len(running), context)
 
 
 def _stake(
     state: State,
     step: Step,
-    replica: ReplicaState,
     record: RequestRecord,
-    token_s: float,
+    there: tuple[Resuming, float],
     ahead_s: float = 0.0,
+    ageing: float = 1.0,
 ) -> Stake:
     """What a running generation would lose by being stopped: six features in a few sums.
 
     How far it is, is told by the time that it has run: tokens do not pass through the brain.
     `ahead_s`: of those that would be taken up before it.
     """
-    request, spec, where, costs = record.request, replica.spec, replica.placement, state.costs
-    one_by_one = state.node_of(replica).capabilities.exact_resume
+    (resuming, token_s), request = there, record.request
     prompt, before = request.prompt_tokens, record.made_tokens
     elapsed_s = (step.at_ns - record.dispatched_ns) / 1e9
-    begun_s = costs.resume_s(
-        spec, where, prompt, before, one_by_one=one_by_one, ahead_s=record.ahead_s
-    )
+    begun_s = resuming.seconds(prompt, before, record.ahead_s)
     made = before + max(0, round((elapsed_s - begun_s) / max(token_s, 1e-9)))
     made = min(made, request.max_tokens)
-    usual = state.models[replica.model].output.beyond(made)
+    usual = state.models[request.model].output.beyond(made)
     left_s = expected_left(usual, request.max_tokens, made) * token_s
     left_s += max(0.0, begun_s - elapsed_s)
-    resume_s = costs.resume_s(spec, where, prompt, made, one_by_one=one_by_one)
-    return Stake(request.id, _weight(record), left_s, ahead_s + resume_s, _due_s(step, record))
+    resume_s = ahead_s + resuming.seconds(prompt, made)
+    return Stake(request.id, _weight(record) * ageing, left_s, resume_s, _due_s(step, record))
 
 
 def _due_s(step: Step, record: RequestRecord) -> float | None:

@@ -65,6 +65,7 @@ def requeue(state: State, step: Step, model: ModelState, returned: list[RequestR
 def dequeue(state: State, model: ModelState, record: RequestRecord) -> None:
     """Out of the queue, wherever it stands."""
     weight = record.request.weight
+    state.heads.clear()
     del model.queue[record.request.id]
     model.queued_ns -= record.work_ns
     model.queued_weight -= weight
@@ -85,6 +86,7 @@ def dequeue(state: State, model: ModelState, record: RequestRecord) -> None:
 
 def _count_in(state: State, model: ModelState, record: RequestRecord) -> None:
     weight = record.request.weight
+    state.heads.clear()
     model.queued_ns += record.work_ns
     model.queued_weight += weight
     model.queued_weight_since += weight * record.since_ns / 1e9
@@ -123,8 +125,15 @@ def in_line(state: State, model: ModelState, at_ns: int) -> Iterator[RequestReco
         for ticket in line[:_LOOK_AHEAD]:
             yield model.queue[ticket.name]
         return
-    gap_s = _gap_of(model)
+    head = first_of(state, model, at_ns)
+    if head is None:
+        return
+    assert head.place is not None
+    alike, gap_s = head.place[0], _gap_of(model)
+    yield head
     passed = dict.fromkeys(lines, 0)
+    if head.request.id in model.queue:
+        passed[alike] = 1
     heads = _standings(state, model, at_ns, gap_s, passed)
     while (first := first_standing(heads.values())) is not None:
         yield model.queue[first.name]
@@ -170,9 +179,17 @@ def first_of(state: State, model: ModelState, at_ns: int) -> RequestRecord | Non
     if len(lines) == 1:
         (line,) = lines.values()
         return model.queue[line[0].name]
+    known = state.heads.get(model.spec.name)
+    if known is not None:
+        return known
     gap_s = _gap_of(model)
     first = first_standing(_standings(state, model, at_ns, gap_s, dict.fromkeys(lines, 0)).values())
-    return None if first is None else model.queue[first.name]
+    if first is None:
+        return None
+    head = model.queue[first.name]
+    if not _has_deadlines(model):  # those look at what runs besides, which changes elsewhere
+        state.heads[model.spec.name] = head
+    return head
 
 
 def heaviest(model: ModelState) -> float:
@@ -233,6 +250,7 @@ def charge_predicted(state: State, record: RequestRecord) -> None:
     """It begins: its key is taken to have had what it is predicted to need."""
     key = _key(state, record.request.key)
     record.charged_ns = record.work_ns
+    state.heads.clear()
     key.used_ns += record.charged_ns
     key.running += 1
 
@@ -240,6 +258,7 @@ def charge_predicted(state: State, record: RequestRecord) -> None:
 def charge_measured(state: State, record: RequestRecord, share_ns: int) -> None:
     """Its run is over: what it really had, in place of what was predicted."""
     key = state.keys[record.request.key]
+    state.heads.clear()
     key.used_ns += share_ns - record.charged_ns
     record.charged_ns = 0
     key.running -= 1
@@ -273,7 +292,7 @@ def _forget_idle(state: State, name: str) -> None:
 
 def _gap_of(model: ModelState) -> float:
     """Until some slot is free, about; only deadlines ask for it."""
-    if not any(alike.has_deadline for alike in model.lines):
+    if not _has_deadlines(model):
         return 0.0
     return min(
         (
@@ -283,6 +302,10 @@ def _gap_of(model: ModelState) -> float:
         ),
         default=0.0,
     )
+
+
+def _has_deadlines(model: ModelState) -> bool:
+    return any([alike.has_deadline for alike in model.lines])
 
 
 def _alike(record: RequestRecord) -> Alike:

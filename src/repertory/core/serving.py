@@ -21,6 +21,7 @@ from repertory.domain.requests import Fault, Outcome, OutcomeKind
 from repertory.domain.specs import KvShape, Placement
 from repertory.perf.bytes import kv_needs, shape_for
 from repertory.perf.costs import Grounds
+from repertory.perf.profiles import LOAD_KEYS
 from repertory.policy.dispatch import Slot, choose_replica
 from repertory.policy.line import band
 
@@ -72,7 +73,7 @@ def _fill_slots(
     state: State, step: Step, model: ModelState, open_replicas: list[ReplicaState]
 ) -> None:
     waiting = islice(in_line(state, model, step.at_ns), _LOOK_AHEAD)
-    is_worth_it = False
+    is_worth_it = False  # to rank those who wait
     while model.queue:
         free = [one for one in open_replicas if len(one.running) < one.slots]
         if not free:
@@ -164,10 +165,10 @@ def _dispatch(
     state: State, step: Step, model: ModelState, record: RequestRecord, replica: ReplicaState
 ) -> None:
     record.walk(RequestStep.DISPATCH)
+    model.served_ns[band(record.request.weight)] = step.at_ns
     charge_predicted(state, record)
     dequeue(state, model, record)
     record.is_returned = False
-    model.served_ns[band(record.request.weight)] = step.at_ns
     record.replica_id = replica.id
     record.ahead_s = computed_ahead_s(state, replica)
     replica.running[record.request.id] = record
@@ -277,8 +278,8 @@ def switch_grounds(state: State, claimant: ModelState, replica: ReplicaState) ->
     a preemption's penalty rest on.
     """
     source = Rung.HOST if claimant.replicas else Rung.DISK
-    found = state.costs.load(claimant.spec, Placement(replica.placement.devices), source)
-    return Grounds(found.basis, found.error)
+    where = Placement(replica.placement.devices)
+    return state.costs.grounds(claimant.spec, where, LOAD_KEYS[where.form, source])
 
 
 def _turn_s(step: Step, replica: ReplicaState) -> float:
@@ -320,10 +321,12 @@ def _grow(state: State, step: Step, model: ModelState, open_replicas: list[Repli
     head = first_of(state, model, step.at_ns)
     assert head is not None
     cells = head.request.cells
-    replica = min(
-        open_replicas,
-        key=lambda one: (one.kv is None or cells > one.kv.cells, one.running_ns, one.id),
-    )
+    replica = open_replicas[0]
+    if len(open_replicas) > 1:
+        replica = min(
+            open_replicas,
+            key=lambda one: (one.kv is None or cells > one.kv.cells, one.running_ns, one.id),
+        )
     if replica.transition is not None or replica.kv is None:
         return
     if step.at_ns < model.not_before_ns:
@@ -352,8 +355,10 @@ def _rooms_to_grow(state: State, replica: ReplicaState) -> dict[str, int]:
 
 
 def _holds(rooms: dict[str, int], replica: ReplicaState, kv: KvShape) -> bool:
-    needs = kv_needs(replica.spec, replica.placement, kv)
-    return all(size <= rooms[pool] for pool, size in needs.items())
+    for pool, size in kv_needs(replica.spec, replica.placement, kv).items():
+        if size > rooms[pool]:
+            return False
+    return True
 
 
 def _larger(

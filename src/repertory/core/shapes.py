@@ -44,8 +44,8 @@ def cells_ahead(state: State, step: Step, model: ModelState) -> list[int]:
     first = first_of(state, model, step.at_ns)
     if first is None:
         return []
-    others = (one for one in islice(model.queue.values(), _LOOK_AHEAD) if one is not first)
-    return [first.request.cells, *(one.request.cells for one in others)]
+    ahead = islice(model.queue.values(), _LOOK_AHEAD)
+    return [first.request.cells, *[one.request.cells for one in ahead if one is not first]]
 
 
 def shapes_for(model: ModelState, node: NodeSpec, ahead: list[int]) -> list[list[KvShape]]:

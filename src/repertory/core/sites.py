@@ -34,6 +34,9 @@ USUAL_CELLS = 2048
 """Slot length of a replica that is brought up before anybody asks."""
 
 
+_ORDER = {Rung.DEVICE: 0, Rung.HOST: 1, Rung.DISK: 2}
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """A place for a model, and the rung on which its weights are there."""
@@ -45,16 +48,14 @@ class Site:
 
 def standing(model: ModelState) -> ReplicaState | None:
     """The replica of a starved model that can go up again: the highest rung, then the name."""
-    order = {Rung.DEVICE: 0, Rung.HOST: 1, Rung.DISK: 2}
-    return min(
-        (
-            one
-            for one in model.replicas.values()
-            if one.rung in order and one.transition is None and one.retiring is None
-        ),
-        key=lambda one: (order[one.rung], one.id),
-        default=None,
-    )
+    found = [
+        one
+        for one in model.replicas.values()
+        if one.rung in _ORDER and one.transition is None and one.retiring is None
+    ]
+    if len(found) < 2:
+        return found[0] if found else None
+    return min(found, key=lambda one: (_ORDER[one.rung], one.id))
 
 
 def sites(state: State, model: ModelState, *, elsewhere: bool = False) -> list[Site]:
@@ -90,7 +91,7 @@ def place_on(
 
     Of several sets of cores the one with the most memory to give holds it, by name if equal.
     """
-    if not is_faster_than_cores(node, devices) or not node.capabilities.partial_layers:
+    if not node.capabilities.partial_layers or not is_faster_than_cores(node, devices):
         return Placement(devices, form)
     cores = [one.id for one in node.devices if one.backend == "cpu"]
     if not cores:
@@ -101,7 +102,10 @@ def place_on(
 
 def is_faster_than_cores(node: NodeSpec, devices: tuple[str, ...]) -> bool:
     """All of them are accelerators."""
-    return all(one.backend != "cpu" for one in node.devices if one.id in devices)
+    for one in node.devices:
+        if one.backend == "cpu" and one.id in devices:
+            return False
+    return True
 
 
 def need_bytes(state: State, model: ModelState) -> int:

@@ -6,6 +6,7 @@ and then steep, so that few layers pay little; but that is for the sum of harm t
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from repertory.core.state import ModelState, State
 from repertory.core.tiers import buffer_needs, fixed_needs, stretch
@@ -20,8 +21,7 @@ _TRIES = 6
 room for all the layers that it can."""
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(NamedTuple):
     """Memory that others have, and could give."""
 
     reach: Mapping[str, int]

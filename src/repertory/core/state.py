@@ -341,6 +341,9 @@ class State:
         """API keys with work under way, or whose account is above the level."""
         self.level_ns: int = 0
         """What the key that stopped waiting last had used then."""
+        self.heads: dict[str, RequestRecord] = {}
+        """Who has a model's next slot (`core.queueing.first_of`), as long as nothing it depends on
+        has changed in this step: some four rules ask for it, one after the other."""
         self.timers: dict[str, int] = {}
         self.action_count: int = 0
         self.replica_count: int = 0

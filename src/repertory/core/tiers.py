@@ -9,7 +9,7 @@ from dataclasses import replace
 from repertory.core.ledger import Charge
 from repertory.core.state import Lies, ModelState, ReplicaState, State
 from repertory.domain.specs import KvShape, Placement
-from repertory.perf.bytes import Stretch, kv_needs, placed_footprint, rest_footprint
+from repertory.perf.bytes import Stretch, kv_needs, placed_weights, rest_footprint
 
 __all__ = [
     "buffer_needs",
@@ -30,14 +30,13 @@ def lies(placement: Placement) -> Lies:
 
 def weights_bytes(model: ModelState, placement: Placement) -> tuple[int, int]:
     """Resting and peak bytes of the weights per device; measured ones replace predicted."""
-    foot = placed_footprint(model.spec, placement)
+    resting, peak = placed_weights(model.spec, placement)
     measured = model.measured_weights_bytes.get(lies(placement))
-    resting = foot.weights_bytes
     if measured is not None:
         resting = -(-measured // model.spec.devices_per_replica)
     elif placement.rest is not None:
         resting = round(resting * stretch(model, placement).there)
-    return resting + model.extra_bytes, foot.peak_bytes
+    return resting + model.extra_bytes, peak
 
 
 def stretch(model: ModelState, placement: Placement) -> Stretch:
@@ -60,7 +59,7 @@ def measured_stretch(model: ModelState, placement: Placement) -> Stretch:
             continue
         place = replace(placement, layers=layers, rest=placement.rest if has_rest else None)
         each = -(-measured // model.spec.devices_per_replica)
-        grown = each / placed_footprint(model.spec, place).weights_bytes
+        grown = each / placed_weights(model.spec, place)[0]
         there, rest = max(there, grown), max(rest, 1.0 if has_rest else grown)
         if known in model.measured_rest_bytes:
             predicted = rest_footprint(model.spec, place).weights_bytes

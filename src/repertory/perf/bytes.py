@@ -17,6 +17,7 @@ __all__ = [
     "kv_needs",
     "most_layers",
     "placed_footprint",
+    "placed_weights",
     "power_of_two",
     "rest_footprint",
     "shape_for",
@@ -40,10 +41,10 @@ def kv_bytes(spec: ModelSpec, kv: KvShape, layers: int | None = None) -> int:
 
     Of `layers` (None: all) only theirs: a layer's KV memory lies with the layer.
     """
-    total = kv.tokens * spec.kv_bytes_per_token
+    total = kv.sequences * kv.cells * spec.kv_bytes_per_token
     if layers is not None:
         total = -(-total * layers // spec.layers)
-    return _per_device(spec, total)
+    return -(-total // spec.devices_per_replica)
 
 
 def kv_needs(spec: ModelSpec, placement: Placement, kv: KvShape) -> dict[str, int]:
@@ -64,21 +65,20 @@ def weights_footprint(spec: ModelSpec, form: WeightsForm, layers: int | None = N
     is done at every twentieth part of the way: a 603 MiB q4_0 rests at 578 MiB and what is looked
     up in the file, and peaks at 616 (kept to the end, its pages took it to 1,174).
     """
-    resting, peak, handle = spec.weights_bytes, 0, spec.handle_bytes
-    if layers is not None:
-        resting, handle = _there_bytes(spec, layers), 0
-    elif form is WeightsForm.REPACKED:
-        resting += spec.repacked_bytes // 10
-        peak = spec.repacked_bytes // 16
-    return _footprint(spec, resting + handle, peak)
+    return _footprint(spec, _held(spec, form, layers))
 
 
 def placed_footprint(spec: ModelSpec, placement: Placement) -> Footprint:
     """The same of a placement: where something is held elsewhere, it is not held here."""
+    return _footprint(spec, placed_weights(spec, placement))
+
+
+def placed_weights(spec: ModelSpec, placement: Placement) -> tuple[int, int]:
+    """Its weights alone, resting and at their peak."""
     if placement.rest is None:
-        return weights_footprint(spec, placement.form, placement.layers)
+        return _held(spec, placement.form, placement.layers)
     layers = spec.layers if placement.layers is None else placement.layers
-    return _footprint(spec, _there_bytes(spec, layers), 0)
+    return _per_device(spec, _there_bytes(spec, layers)), 0
 
 
 def rest_footprint(spec: ModelSpec, placement: Placement) -> Footprint:
@@ -118,6 +118,17 @@ def most_layers(
     return most
 
 
+def _held(spec: ModelSpec, form: WeightsForm, layers: int | None) -> tuple[int, int]:
+    """Per device, resting and at the peak."""
+    resting, peak, handle = spec.weights_bytes, 0, spec.handle_bytes
+    if layers is not None:
+        resting, handle = _there_bytes(spec, layers), 0
+    elif form is WeightsForm.REPACKED:
+        resting += spec.repacked_bytes // 10
+        peak = spec.repacked_bytes // 16
+    return _per_device(spec, resting + handle), _per_device(spec, peak)
+
+
 def _there_bytes(spec: ModelSpec, layers: int) -> int:
     return spec.head_bytes + _layers_there(spec, layers)
 
@@ -126,13 +137,9 @@ def _layers_there(spec: ModelSpec, layers: int) -> int:
     return -(-spec.all_layers_bytes * layers // spec.layers)
 
 
-def _footprint(spec: ModelSpec, resting_bytes: int, peak_bytes: int) -> Footprint:
-    return Footprint(
-        weights_bytes=_per_device(spec, resting_bytes),
-        kv_bytes=0,
-        buffers_bytes=_per_device(spec, spec.buffers_bytes),
-        peak_bytes=_per_device(spec, peak_bytes),
-    )
+def _footprint(spec: ModelSpec, weights: tuple[int, int]) -> Footprint:
+    resting, peak = weights
+    return Footprint(resting, 0, _per_device(spec, spec.buffers_bytes), peak)
 
 
 def power_of_two(value: int) -> int:

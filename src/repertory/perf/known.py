@@ -6,9 +6,9 @@ from repertory.domain.ladder import Edge, Rung
 from repertory.domain.specs import ModelSpec, Placement, WeightsForm
 from repertory.perf.bytes import share_there
 from repertory.perf.costs import Grounds, Prediction, Ratio, grounds_of, learn, predict
-from repertory.perf.profiles import KV_OUT, Key, Profile
+from repertory.perf.profiles import DECODE_KEYS, KV_OUT, PREFILL_KEYS, Key, Profile
 
-__all__ = ["First", "Page"]
+__all__ = ["First", "Page", "Resuming"]
 
 First = tuple[Edge, WeightsForm]
 """A kind of move whose first one in a worker is dearer."""
@@ -87,6 +87,37 @@ class Page:
         if edge is Edge.DEACTIVATE:
             return self.profile.deactivate_s
         return self.profile.unload_s if edge is Edge.UNLOAD else self.profile.drop_s
+
+
+class Resuming:
+    """What taking generations up again takes in one place.  A weighed stop asks it several times of
+    each that runs there, so what is the same for all of them is looked up once.
+    """
+
+    __slots__ = ("_decode", "_form", "_one_by_one", "_prefill", "_profile", "_resume", "_share")
+
+    def __init__(
+        self, page: Page, spec: ModelSpec, where: Placement, key: Key, *, one_by_one: bool
+    ) -> None:
+        """`key`: of resumes in that form."""
+        form = where.form
+        self._profile, self._form, self._one_by_one = page.profile, form, one_by_one
+        self._share = share_there(spec, where.layers)
+        self._prefill, self._decode = page.ratio(PREFILL_KEYS[form]), page.ratio(DECODE_KEYS[form])
+        self._resume = page.ratio(key)
+
+    def replay_s(self, prompt: int, made: int) -> float:
+        """By the law alone: to compute a prompt again, and what was made after it."""
+        chunked = prompt if self._one_by_one else prompt + made
+        law_s = self._profile.prefill_s(self._form, chunked, 0, self._share) * self._prefill
+        if self._one_by_one and made:
+            step_s = self._profile.decode_s(self._form, 1, prompt + made / 2.0, self._share)
+            law_s += made * step_s * self._decode
+        return law_s
+
+    def seconds(self, prompt: int, made: int, ahead_s: float = 0.0) -> float:
+        """As `CostBook.resume_s`."""
+        return (ahead_s + self.replay_s(prompt, made)) * self._resume
 
 
 def _first_law_s(spec: ModelSpec, edge: Edge) -> float:

@@ -1,6 +1,6 @@
 """Batching by model: how long a replica goes on while another model waits for its memory."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["HandoverLimits", "handover_at_ns", "kept_until_ns"]
 
@@ -10,9 +10,11 @@ _KEPT_SWITCHES = 5.0
 (`python tests/sim/test_thrash.py`, a request every 0.3 s)."""
 
 
-@dataclass(frozen=True, slots=True)
-class HandoverLimits:
-    """The settings that bound a turn; `switches` is the one dial (latency 2 … throughput 20)."""
+class HandoverLimits(NamedTuple):
+    """The settings that bound a turn; `switches` is the one dial (latency 2 … throughput 20).
+
+    A tuple: made anew for every turn that is looked at, so that it needs no upkeep.
+    """
 
     min_residency_s: float
     switches: float

@@ -1,9 +1,9 @@
 """Which idle replicas give way: the least predicted loss for the bytes that are missing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from operator import itemgetter
+from typing import NamedTuple
 
 __all__ = ["Eviction", "Release", "Victim", "choose_victims"]
 
@@ -21,9 +21,11 @@ class Release(Enum):
     """Down to `DISK`: a sleeper's residue on the device goes too."""
 
 
-@dataclass(frozen=True, slots=True)
-class Eviction:
-    """One replica's part in making room."""
+class Eviction(NamedTuple):
+    """One replica's part in making room.
+
+    A tuple, as `Victim`: several of both are made for every replica that is compared.
+    """
 
     replica_id: str
     release: Release
@@ -33,8 +35,7 @@ class Eviction:
     """Bytes per device."""
 
 
-@dataclass(frozen=True, slots=True)
-class Victim:
+class Victim(NamedTuple):
     """A replica that may give memory: never pinned, moving, or younger than allowed."""
 
     replica_id: str
@@ -57,15 +58,13 @@ def choose_victims(
     2. A deeper release replaces an earlier one of the same replica.
     3. Victims that turn out unneeded are spared, the dearest first.  Ties end in the name.
     """
-    ranked = sorted(
-        (
-            (offer.loss_s / useful, _DEPTH[offer.release], offer.replica_id, offer)
-            for victim in victims
-            for offer in victim.ways
-            if (useful := _useful(offer, missing))
-        ),
-        key=itemgetter(0, 1, 2),
-    )
+    ranked = [
+        (offer.loss_s / useful, _DEPTH[offer.release], offer.replica_id, offer)
+        for victim in victims
+        for offer in victim.ways
+        if (useful := _useful(offer, missing))
+    ]
+    ranked.sort(key=itemgetter(0, 1, 2))
     chosen: dict[str, Eviction] = {}
     still = dict(missing)
     for *_, offer in ranked:

@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop
+from typing import NamedTuple
 
 __all__ = [
     "MISS_PENALTY_S",
@@ -48,6 +49,8 @@ class Due:
 
 def missed_weight(dues: Sequence[Due], at_ns: int, wait_s: float) -> float:
     """Σ w of those whose deadlines are missed by having to wait so long, and were not before."""
+    if not dues:  # as a rule
+        return 0.0
     end_ns = at_ns + round(wait_s * 1e9)
     return sum(due.weight for due in dues if at_ns <= due.begin_ns < end_ns)
 
@@ -56,6 +59,8 @@ def at_risk(dues: Sequence[Due], at_ns: int, there_s: float, wait_s: float) -> f
     """Σ w of those whose deadlines are met if the way to them begins now (it takes `there_s`), and
     missed if it begins `wait_s` later.
     """
+    if not dues:
+        return 0.0
     return missed_weight(dues, at_ns + round(there_s * 1e9), wait_s)
 
 
@@ -104,9 +109,11 @@ def late_s(alone_s: float, seconds: float) -> float:
     return bears_s * math.exp(-bears_s / max(seconds, 1e-12))
 
 
-@dataclass(frozen=True, slots=True)
-class Starving:
-    """A model that has demand and no replica: what its turn and its chances depend on."""
+class Starving(NamedTuple):
+    """A model that has demand and no replica: what its turn and its chances depend on.
+
+    A tuple: made anew for every request that comes for it.
+    """
 
     name: str
     since_ns: int | None

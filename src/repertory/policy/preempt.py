@@ -4,8 +4,9 @@ The paper measures that stopping a model costs the same whenever it is done: one
 one back.  So what counts is how long the victim would run on, and who pays with what weight.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from repertory.policy.objective import MISS_PENALTY_S, Due, at_risk
 
@@ -37,9 +38,11 @@ def has_paid(begun_s: float, went_on_s: float) -> bool:
     return went_on_s > begun_s
 
 
-@dataclass(frozen=True, slots=True)
-class Stake:
-    """A running generation that would be stopped."""
+class Stake(NamedTuple):
+    """A running generation that would be stopped.
+
+    A tuple, as `Stop`: a handful are made whenever a turn is bounded.
+    """
 
     name: str
     weight: float
@@ -52,8 +55,7 @@ class Stake:
     """Until its deadline, if that is ahead and its first token is not there; else None."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(NamedTuple):
     """The sums of one comparison, for the record.  Seconds times weight."""
 
     saved: float
@@ -121,15 +123,19 @@ def worth_stopping(
     """
     if not running:
         return None
-    drain_s = max(one.left_s for one in running)
     away_s = there_s + work_s + back_s
-    missed = sum(
-        one.weight for one in running if one.due_s is not None and one.due_s < away_s + one.resume_s
-    )
+    drain_s = longest_s = -math.inf
+    lost = missed = 0.0
+    for _, weight, left_s, resume_s, due_s in running:
+        gone_s = away_s + resume_s
+        lost += weight * gone_s
+        if due_s is not None and due_s < gone_s:
+            missed += weight
+        drain_s, longest_s = max(drain_s, left_s), max(longest_s, resume_s)
     risked = at_risk(dues, 0, there_s, drain_s)
     return Stop(
         saved=waiting_weight * drain_s + risked * MISS_PENALTY_S,
-        lost=sum(one.weight * (away_s + one.resume_s) for one in running) + missed * MISS_PENALTY_S,
+        lost=lost + missed * MISS_PENALTY_S,
         drain_s=drain_s,
-        penalty_s=there_s + back_s + max(one.resume_s for one in running),
+        penalty_s=there_s + back_s + longest_s,
     )
