@@ -20,35 +20,86 @@ from repertory.perf.bytes import kv_needs, most_layers, shape_for
 from repertory.policy.lateness import Party, late_sum_s
 from repertory.policy.objective import response_factor
 
-__all__ = ["expected_s"]
+__all__ = ["Expected"]
 
 _MOST_BATCH = 4
 """Sequences of a step that answers are reckoned with, at the most (`core.costbook`)."""
 
 
-def expected_s(
-    state: State,
-    step: Step,
-    model: ModelState,
-    site: Site,
-    gone: frozenset[str] = frozenset(),
-    *,
-    is_alone: bool = False,
-) -> float:
-    """Seconds until all answers of a residency there are complete, summed over the answers.
+class Expected:
+    """Seconds until all answers of a residency are complete, summed over the answers: of one model,
+    at one place after another, as of now.
 
-    `gone`: replicas that leave for it.  `is_alone`: as if there were nobody else; a lower bound.
-    Where there is nothing to choose between, the sum is spared.
+    A model is offered dozens of ways at few places: what depends on the model alone is reckoned
+    once, and what depends on the place, once for each.  Where there is nothing to choose between,
+    the sum is spared.
     """
-    if has_accelerators(state):
-        if not fits_whole(state, model):
-            return _late_s(state, step, model, site, gone, is_alone=is_alone)
-        return _answers_s(state, step, model, site, gone, is_alone=is_alone)
-    return _work_s(state, step, model, site)
+
+    __slots__ = (
+        "_has_choice",
+        "_is_whole",
+        "_loads",
+        "_model",
+        "_parties",
+        "_state",
+        "_step",
+        "_works_s",
+    )
+
+    def __init__(self, state: State, step: Step, model: ModelState) -> None:
+        """It holds until anything changes."""
+        self._state, self._step, self._model = state, step, model
+        self._has_choice = has_accelerators(state)
+        self._is_whole = self._has_choice and fits_whole(state, model)
+        self._works_s: dict[Placement, float] = {}
+        self._loads: dict[Placement, _Load] = {}
+        self._parties: dict[Placement, Party] = {}
+
+    def seconds(self, site: Site, gone: frozenset[str] = frozenset()) -> float:
+        """`gone`: replicas that leave for it."""
+        if not self._has_choice:
+            return self._work_s(site)
+        state, step, model = self._state, self._step, self._model
+        if self._is_whole:
+            return _answers_s(state, step, model, site, self._load(site), gone)
+        return _late_s(state, step, model, site, self._party(site), gone)
+
+    def alone_s(self, site: Site) -> float:
+        """As if there were nobody else; a lower bound."""
+        if not self._has_choice:
+            return self._work_s(site)
+        if self._is_whole:
+            load = self._load(site)
+            return load.answers * load.each_s
+        own = self._party(site)
+        return late_sum_s([own._replace(share=0.0)], own.alone_s, own.bytes)
+
+    def _work_s(self, site: Site) -> float:
+        where = site.placement
+        found = self._works_s.get(where)
+        if found is None:
+            found = self._works_s[where] = _work_s(self._state, self._step, self._model, where)
+        return found
+
+    def _load(self, site: Site) -> "_Load":
+        where, model = site.placement, self._model
+        found = self._loads.get(where)
+        if found is None:
+            found = _load(self._state, self._step, model, where, len(model.queue))
+            self._loads[where] = found
+        return found
+
+    def _party(self, site: Site) -> Party:
+        where, model = site.placement, self._model
+        found = self._parties.get(where)
+        if found is None:
+            found = _party(self._state, self._step, model, where, len(model.queue))
+            self._parties[where] = found
+        return found
 
 
-def _work_s(state: State, step: Step, model: ModelState, site: Site) -> float:
-    """Seconds that the work expected during a residency at that site takes.
+def _work_s(state: State, step: Step, model: ModelState, where: Placement) -> float:
+    """Seconds that the work expected during a residency there takes.
 
     1. Repacked weights load slower and compute faster (worker.md, Memory): counting the work
        beside the switch lets the least harm choose.
@@ -65,16 +116,12 @@ def _work_s(state: State, step: Step, model: ModelState, site: Site) -> float:
     head, prompt, output = model.oldest, 0, model.output.median_tokens
     if head is not None:
         prompt, output = head.request.prompt_tokens, min(output, head.request.max_tokens)
-    work_s = requests * state.costs.work_s(spec, site.placement, prompt, output)
-    devices = set(site.placement.devices)
-    sharing = sum(
-        1
-        for one in state.on_devices.values()
-        if (one.running or one.transition is not None)
-        and one.model != spec.name
-        and not devices.isdisjoint(one.placement.devices)
-    )
-    return work_s * (1 + sharing)
+    work_s = requests * state.costs.work_s(spec, where, prompt, output)
+    devices, turns = set(where.devices), 1
+    for one in state.on_devices.values():
+        if (one.running or one.transition is not None) and one.model != spec.name:
+            turns += not devices.isdisjoint(one.placement.devices)
+    return work_s * turns
 
 
 class _Load(NamedTuple):
@@ -93,9 +140,8 @@ def _answers_s(
     step: Step,
     model: ModelState,
     site: Site,
+    own: _Load,
     gone: frozenset[str],
-    *,
-    is_alone: bool,
 ) -> float:
     """Where places differ in speed: seconds that each answer takes, not seconds of the device, for
     those who wait feel the former; and what a slow one takes from the others of its device.
@@ -103,9 +149,6 @@ def _answers_s(
     A device that is shared answers in 1 / (1 - u) of the time that it would take alone, u being the
     share of its time that is asked for (processor sharing).
     """
-    own = _load(state, step, model, site.placement, len(model.queue))
-    if is_alone:
-        return own.answers * own.each_s
     others = [*_others(state, step, model, site.placement, gone)]
     before = sum(one.share for one in others)
     alone, together = response_factor(before), response_factor(before + own.share)
@@ -118,9 +161,8 @@ def _late_s(
     step: Step,
     model: ModelState,
     site: Site,
+    own: Party,
     gone: frozenset[str],
-    *,
-    is_alone: bool,
 ) -> float:
     """Where no accelerator holds all of it: what its own answers lose by being late, and those of
     the others by its being there (`policy.objective.late_s`).
@@ -128,9 +170,6 @@ def _late_s(
     On an accelerator the others are all who are asked for and fit there, whether they are there now
     or not: a part slows them down for as long as it stays, and they do not stay away.
     """
-    own = _party(state, step, model, site.placement, len(model.queue))
-    if is_alone:
-        return late_sum_s([own._replace(share=0.0)], own.alone_s, own.bytes)
     others, room = [], own.bytes
     if is_faster_than_cores(site.node, site.placement.devices):
         (device, *_), whole = site.placement.devices, replace(site.placement, layers=None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
-from repertory.core.expected import expected_s
+from repertory.core.expected import Expected
 from repertory.core.queueing import dues_of
 from repertory.core.shapes import cells_ahead, shapes_for, share_above, wider_shapes
 from repertory.core.sites import Site, sites, standing
@@ -111,10 +111,20 @@ def offers(
 class _Weighing:
     """The harm of what one model could be offered."""
 
-    __slots__ = ("_dues", "_least_s", "_model", "_state", "_step", "_supply", "_weight", "ahead")
+    __slots__ = (
+        "_dues",
+        "_expected",
+        "_least_s",
+        "_model",
+        "_state",
+        "_supply",
+        "_weight",
+        "ahead",
+    )
 
     def __init__(self, state: State, step: Step, model: ModelState, supply: Supply) -> None:
-        self._state, self._step, self._model, self._supply = state, step, model, supply
+        self._state, self._model, self._supply = state, model, supply
+        self._expected = Expected(state, step, model)
         self._weight = max(_aged(state, step, model), 1e-3)
         self._dues = dues_of(model, since_ns=step.at_ns)
         self._least_s = math.inf
@@ -125,7 +135,7 @@ class _Weighing:
         state, model = self._state, self._model
         victims, reach = self._given(site)
         fixed, load_s = _fixed_needs(model, site), _load_s(state, model, site)
-        floor_s = expected_s(state, self._step, model, site, is_alone=True)
+        floor_s = self._expected.alone_s(site)
         too_long = share_above(shapes[0].cells, self.ahead)
         found = False
         for kv in shapes:
@@ -154,7 +164,7 @@ class _Weighing:
                 there = replace(site, placement=one.placement)
                 load_s = _load_s(state, model, there)
                 small_s = _small_s(state, model, there, kv, too_long)
-                floor_s = expected_s(state, self._step, model, there, is_alone=True)
+                floor_s = self._expected.alone_s(there)
                 bare_s = self._weight * (load_s + small_s)
                 if bare_s + floor_s < self._least_s:
                     yield self._offer(
@@ -173,7 +183,7 @@ class _Weighing:
         more_s += release_s(state, bare.evictions)
         lost_s = sum(one.loss_s for one in bare.evictions)
         gone = frozenset(one.replica_id for one in bare.evictions)
-        work_s = expected_s(state, self._step, self._model, bare.site, gone)
+        work_s = self._expected.seconds(bare.site, gone)
         harm_s = bare.harm_s + self._weight * more_s + lost_s + work_s
         harm_s += missed_weight(self._dues, 0, bare.switch_s + more_s) * MISS_PENALTY_S
         self._least_s = min(self._least_s, harm_s)
@@ -188,6 +198,7 @@ def awaited(
     """
     weight = max(_aged(state, step, model), 1e-3)
     dues = dues_of(model, since_ns=step.at_ns)
+    expected = Expected(state, step, model)
     best: Awaited | None = None
     drains: dict[str, list[Victim]] = {}
     for site in sites(state, model):
@@ -208,7 +219,7 @@ def awaited(
         switch_s += state.costs.activate_s(model.spec, site.placement, kv)
         harm_s = weight * (wait_s + switch_s + _small_s(state, model, site, kv, 0.0))
         gone = frozenset(one.replica_id for one in evictions)
-        harm_s += expected_s(state, step, model, site, gone)
+        harm_s += expected.seconds(site, gone)
         harm_s += sum(one.loss_s for one in evictions)
         harm_s += missed_weight(dues, 0, wait_s + switch_s) * MISS_PENALTY_S
         found = Awaited(site, evictions, wait_s, wait_s + switch_s, harm_s)

@@ -9,7 +9,7 @@
 
 from dataclasses import dataclass
 
-from repertory.core.expected import expected_s
+from repertory.core.expected import Expected
 from repertory.core.offers import Awaited, Offer, awaited, offers
 from repertory.core.sites import Site, fits_whole, is_faster_than_cores, sites
 from repertory.core.splits import has_accelerators
@@ -86,14 +86,15 @@ def better_place(
         one for one in sites(state, model) if is_faster_than_cores(one.node, one.placement.devices)
     ]
     here = Site(state.node_of(replica), replica.placement, replica.rung)
-    now_s = expected_s(state, step, model, here)
+    expected = Expected(state, step, model)
+    now_s = expected.seconds(here)
     best: Move | None = None
     is_for_all = fits_whole(state, model)  # then a part is no better place: it cannot be left again
     for offer in admitted(state, model, list(offers(state, step, model, supply, there))):
         if offer.site.placement.layers is not None and (is_for_all or offer.evictions):
             continue  # a part is worth a load into free memory, and nobody's place
         gone = frozenset(one.replica_id for one in offer.evictions)
-        gain_s = now_s - expected_s(state, step, model, offer.site, gone)
+        gain_s = now_s - expected.seconds(offer.site, gone)
         cost_s = offer.switch_s + sum(one.loss_s for one in offer.evictions)
         move = Move(offer, gain_s, cost_s)
         if move.saved_s > 0.0 and (best is None or move.key < best.key):
