@@ -200,18 +200,19 @@ def _unservable(state: State, model: ModelState | None, request: Request) -> Out
         why = f"{request.model} {model.misfit}"
         return _refused(request, 503, why, fault=Fault.OUT_OF_MEMORY)
     context = model.spec.context_tokens
-    if request.cells > context:
+    cells = request.cells
+    if cells > context:
         return _refused(
             request,
             400,
             f"{request.prompt_tokens} prompt tokens + {request.max_tokens} new tokens exceed "
             f"the context of {context} tokens",
         )
-    if state.nodes and request.cells > model.largest_cells:
+    if state.nodes and cells > model.largest_cells:
         return _refused(
             request,
             503,
-            f"{model.spec.weights_bytes} bytes of weights and {request.cells} tokens of KV memory "
+            f"{model.spec.weights_bytes} bytes of weights and {cells} tokens of KV memory "
             f"at {model.spec.kv_bytes_per_token} bytes each fit no device",
             fault=Fault.OUT_OF_MEMORY,
         )
@@ -334,7 +335,7 @@ def _predicted_wait_s(state: State, model: ModelState) -> float:
     work and the switches of all models in front of it, and for its own switch.
     """
     devices = max(1, len(state.devices))
-    here = sum(one.is_open for one in model.replicas.values())
+    here = sum([one.is_open for one in model.replicas.values()])
     if here:
         own_ns = model.queued_ns * max(1, len(state.busy) // devices) // here
         return min(own_ns, state.queued_ns) / 1e9

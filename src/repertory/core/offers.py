@@ -1,7 +1,7 @@
 """The ways in which a model could be brought up: where, how large, at whose cost, at what harm."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -140,7 +140,7 @@ class _Weighing:
         found = False
         for kv in shapes:
             need = _with_kv(model, site, fixed, kv)
-            if not _holds(reach, need):
+            if any(reach[pool] < size for pool, size in need.items()):
                 continue
             bare_s = self._weight * (load_s + _small_s(state, model, site, kv, too_long))
             if found and bare_s + floor_s >= self._least_s:
@@ -299,13 +299,6 @@ def _fixed_needs(model: ModelState, site: Site) -> dict[str, int]:
 def _with_kv(model: ModelState, site: Site, fixed: dict[str, int], kv: KvShape) -> dict[str, int]:
     needs = kv_needs(model.spec, site.placement, kv)
     return {pool: size + needs[pool] for pool, size in fixed.items()}
-
-
-def _holds(rooms: Mapping[str, int], need: dict[str, int]) -> bool:
-    for pool, size in need.items():
-        if rooms[pool] < size:
-            return False
-    return True
 
 
 def _others(model: ModelState, site: Site, victims: list[Victim]) -> list[Victim]:

@@ -110,6 +110,8 @@ def watch_blocked(state: State, step: Step, model: ModelState) -> None:
 
 def place(state: State, step: Step, fresh: list[str]) -> None:
     """One pass; see the module's docstring.  Without new room only `fresh` models are tried."""
+    if not (fresh or step.short or step.has_room or step.has_bytes):
+        return
     if step.has_bytes:
         step.has_bytes = False
         _start_intents(state, step)

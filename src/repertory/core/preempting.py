@@ -46,7 +46,6 @@ def press(state: State, step: Step, claimant: ModelState) -> None:
     """
     if not claimant.claims:
         return
-    weight = heaviest(claimant) + _risked(state, step, claimant)
     for replica_id in sorted(claimant.claims):
         replica = state.replicas[replica_id]
         if replica.model == claimant.spec.name or replica.rung is not Rung.SERVING:
@@ -54,10 +53,11 @@ def press(state: State, step: Step, claimant: ModelState) -> None:
         if replica.transition is not None or not replica.running:
             continue
         running = replica.running.values()
-        if any([one.is_stopping or one.is_suspect for one in running]):
+        if any(one.is_stopping or one.is_suspect for one in running):
             continue
         own = max([_weight(one) for one in running])
-        if step.at_ns < replica.handover_at_ns and weight <= own:
+        is_its_turn = step.at_ns < replica.handover_at_ns
+        if is_its_turn and heaviest(claimant) + _risked(state, step, claimant) <= own:
             continue
         found = _weigh(state, step, claimant, replica)
         if found is not None and found.is_worth_it:

@@ -92,7 +92,7 @@ def _count_in(state: State, model: ModelState, record: RequestRecord) -> None:
     model.queued_weight_since += weight * record.since_ns / 1e9
     state.waiting += 1
     state.queued_ns += record.work_ns
-    record.place = alike, ticket = _alike(record), _ticket(record)
+    record.place = alike, ticket = _placed(record)
     insort(model.lines.setdefault(alike, []), ticket)
     name, key = record.request.key, _key(state, record.request.key)
     if not key.waiting:
@@ -129,7 +129,7 @@ def in_line(state: State, model: ModelState, at_ns: int) -> Iterator[RequestReco
     if head is None:
         return
     assert head.place is not None
-    alike, gap_s = head.place[0], _gap_of(model)
+    alike, gap_s = head.place[0], _gap_of(model) if _has_deadlines(model) else 0.0
     yield head
     passed = dict.fromkeys(lines, 0)
     if head.request.id in model.queue:
@@ -182,12 +182,13 @@ def first_of(state: State, model: ModelState, at_ns: int) -> RequestRecord | Non
     known = state.heads.get(model.spec.name)
     if known is not None:
         return known
-    gap_s = _gap_of(model)
+    has_deadlines = _has_deadlines(model)
+    gap_s = _gap_of(model) if has_deadlines else 0.0
     first = first_standing(_standings(state, model, at_ns, gap_s, dict.fromkeys(lines, 0)).values())
     if first is None:
         return None
     head = model.queue[first.name]
-    if not _has_deadlines(model):  # those look at what runs besides, which changes elsewhere
+    if not has_deadlines:  # those look at what runs besides, which changes elsewhere
         state.heads[model.spec.name] = head
     return head
 
@@ -292,8 +293,6 @@ def _forget_idle(state: State, name: str) -> None:
 
 def _gap_of(model: ModelState) -> float:
     """Until some slot is free, about; only deadlines ask for it."""
-    if not _has_deadlines(model):
-        return 0.0
     return min(
         (
             one.running_ns / 1e9 / len(one.running)
@@ -305,25 +304,18 @@ def _gap_of(model: ModelState) -> float:
 
 
 def _has_deadlines(model: ModelState) -> bool:
-    return any([alike.has_deadline for alike in model.lines])
+    return any(alike.has_deadline for alike in model.lines)
 
 
-def _alike(record: RequestRecord) -> Alike:
-    request = record.request
-    return Alike(
+def _placed(record: RequestRecord) -> tuple[Alike, Ticket]:
+    request, due_ns, has_begun = record.request, record.due_ns, record.has_begun
+    alike = Alike(
         request.weight,
         request.key,
         record.unpaid_stops,
-        record.has_begun,
+        has_begun,
         record.is_returned,
-        record.due_ns is not None,
+        due_ns is not None,
     )
-
-
-def _ticket(record: RequestRecord) -> Ticket:
-    return Ticket(
-        record.due_ns or 0,
-        record.dispatched_ns if record.has_begun else 0,
-        record.since_ns,
-        record.request.id,
-    )
+    began_ns = record.dispatched_ns if has_begun else 0
+    return alike, Ticket(due_ns or 0, began_ns, record.since_ns, request.id)

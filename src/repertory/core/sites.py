@@ -102,10 +102,7 @@ def place_on(
 
 def is_faster_than_cores(node: NodeSpec, devices: tuple[str, ...]) -> bool:
     """All of them are accelerators."""
-    for one in node.devices:
-        if one.backend == "cpu" and one.id in devices:
-            return False
-    return True
+    return all(one.backend != "cpu" for one in node.devices if one.id in devices)
 
 
 def need_bytes(state: State, model: ModelState) -> int:

@@ -152,7 +152,7 @@ class ReplicaState:
         """
         if self.kv is None:
             return 0
-        if isinstance(self.transition, Resize):
+        if self.transition is not None and isinstance(self.transition, Resize):
             return min(self.kv.sequences, self.transition.kv.sequences)
         return self.kv.sequences
 
@@ -271,7 +271,9 @@ class ModelState:
 
     @property
     def oldest(self) -> RequestRecord | None:
-        return next(iter(self.queue.values()), None)
+        for one in self.queue.values():
+            return one
+        return None
 
     def is_spare(self, replica: ReplicaState) -> bool:
         """Another one is open, and has been for longer: without this one it is served still."""

@@ -123,14 +123,14 @@ def learn(
     3. Three in a row that deviate to one side by more than three times the usual deviation, and by
        a quarter at least, are a drift: the newest is taken as if it were the first.
     """
-    newest = min(max(measured_s / max(law_s, 1e-9), 1e-3), 1e3)
+    newest = _clipped(measured_s / max(law_s, 1e-9), 1e-3, 1e3)
     if old is None:
         first = Ratio(newest if weight == 1.0 else believed + weight * (newest - believed), 1)
         if profiled_error is None or not _is_beyond(newest - 1.0, profiled_error, weight):
             return first
         side = 1 if first.value > 1.0 else -1
         return first._replace(error=profiled_error, run=side, before=1.0)
-    seen = min(max(newest, old.value / _CLIP), old.value * _CLIP)
+    seen = _clipped(newest, old.value / _CLIP, old.value * _CLIP)
     before = old.before if old.run else old.value
     deviation = seen / before - 1.0
     part = _SMOOTHING * weight
@@ -147,7 +147,14 @@ def learn(
 
 def _is_beyond(deviation: float, error: float, weight: float) -> bool:
     """What an error does not explain; one of little weight has a larger one."""
-    return abs(deviation) > max(_DRIFT_LEAST, _DRIFT_ERRORS * error) / sqrt(weight)
+    explained = max(_DRIFT_LEAST, _DRIFT_ERRORS * error)
+    return abs(deviation) > (explained if weight == 1.0 else explained / sqrt(weight))
+
+
+def _clipped(value: float, least: float, most: float) -> float:
+    if value < least:
+        return least
+    return most if value > most else value
 
 
 def telling(law_s: float, fixed_s: float, error: float) -> float:

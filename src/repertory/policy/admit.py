@@ -1,6 +1,6 @@
 """Admission: who is refused at the door, with a predicted second at which to come again."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from repertory.domain.decisions import Option, Verdict
 from repertory.policy.objective import MISS_PENALTY_S
@@ -12,8 +12,7 @@ _DOUBT = 2.0
 half of it and all of it is tried, and may be missed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
+class Backlog(NamedTuple):
     """The queue in front of a new request, in predicted seconds of device time."""
 
     waiting: int
