@@ -30,6 +30,7 @@ class Ledger:
         "_charges",
         "_promised",
         "_releasing",
+        "available_bytes",
         "budget_bytes",
         "charged",
         "peak",
@@ -44,6 +45,9 @@ class Ledger:
         self.charged = 0
         self.promised = 0
         self.releasing = 0
+        self.available_bytes = budget_bytes
+        """What a new placement may count on: free, plus releasing, less promised.  A running sum,
+        as these are: it is read for every device whenever somebody becomes idle."""
         self.peak = 0
         """The most that was ever charged."""
         self._charges: dict[str, dict[Charge, int]] = {}
@@ -54,11 +58,6 @@ class Ledger:
     def free_bytes(self) -> int:
         """Nobody holds these now."""
         return self.budget_bytes - self.charged
-
-    @property
-    def available_bytes(self) -> int:
-        """What a new placement may count on: free, plus releasing, less promised."""
-        return self.budget_bytes - self.charged + self.releasing - self.promised
 
     @property
     def spare_bytes(self) -> int:
@@ -94,7 +93,9 @@ class Ledger:
             self._set(owner, kind, 0)
 
     def promise(self, owner: str, size_bytes: int) -> None:
-        self.promised += size_bytes - self._promised.get(owner, 0)
+        more = size_bytes - self._promised.get(owner, 0)
+        self.promised += more
+        self.available_bytes -= more
         self._promised[owner] = size_bytes
 
     def promised_to(self, owner: str) -> int:
@@ -102,18 +103,24 @@ class Ledger:
 
     def keep_promise(self, owner: str) -> None:
         """The promised bytes become reservations, or are no longer wanted."""
-        self.promised -= self._promised.pop(owner, 0)
+        kept = self._promised.pop(owner, 0)
+        self.promised -= kept
+        self.available_bytes += kept
 
     def expect(self, owner: str, size_bytes: int) -> None:
         """A victim will give back so much."""
-        self.releasing += size_bytes - self._releasing.get(owner, 0)
+        more = size_bytes - self._releasing.get(owner, 0)
+        self.releasing += more
+        self.available_bytes += more
         self._releasing[owner] = size_bytes
 
     def expected_from(self, owner: str) -> int:
         return self._releasing.get(owner, 0)
 
     def stop_expecting(self, owner: str) -> None:
-        self.releasing -= self._releasing.pop(owner, 0)
+        gone = self._releasing.pop(owner, 0)
+        self.releasing -= gone
+        self.available_bytes -= gone
 
     def check(self) -> None:
         """The running sums are the sums, and nothing is negative."""
@@ -121,6 +128,8 @@ class Ledger:
         assert self.charged == sum(sizes), f"{self.pool}: the sum is wrong"
         assert self.promised == sum(self._promised.values()), f"{self.pool}: promises"
         assert self.releasing == sum(self._releasing.values()), f"{self.pool}: releases"
+        expected = self.budget_bytes - self.charged + self.releasing - self.promised
+        assert self.available_bytes == expected, f"{self.pool}: what is available"
         assert all(size > 0 for size in sizes), f"{self.pool}: empty charges"
         assert all(self._charges.values()), f"{self.pool}: empty owners"
         assert all(size >= 0 for size in self._promised.values())
@@ -138,7 +147,9 @@ class Ledger:
     def _set(self, owner: str, kind: Charge, size_bytes: int) -> None:
         assert size_bytes >= 0, f"{self.pool}: {owner} {kind.value} {size_bytes}"
         held = self._charges.setdefault(owner, {})
-        self.charged += size_bytes - held.get(kind, 0)
+        more = size_bytes - held.get(kind, 0)
+        self.charged += more
+        self.available_bytes -= more
         self.peak = max(self.peak, self.charged)
         if size_bytes:
             held[kind] = size_bytes
