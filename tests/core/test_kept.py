@@ -7,16 +7,26 @@ from dataclasses import replace
 import pytest
 
 from repertory.core.controller import Controller
+from repertory.core.costbook import CostBook
+from repertory.core.demand import ArrivalRate, OutputLength
 from repertory.core.expected import Expected
-from repertory.core.queueing import first_of
+from repertory.core.queueing import (
+    charge_measured,
+    charge_predicted,
+    dequeue,
+    enqueue,
+    first_of,
+)
 from repertory.core.sites import sites
-from repertory.core.state import State, Step
+from repertory.core.state import ModelState, RequestRecord, State, Step
 from repertory.domain.decisions import Decision
 from repertory.domain.events import Arrived, Event
+from repertory.domain.requests import Request
+from repertory.domain.settings import Settings
 from repertory.engines.node_model import NodeModel
 from repertory.perf.profiles import prior_profile
 from repertory.sim.driver import Simulation
-from worlds import WORLDS, faults, workload
+from worlds import WORLDS, faults, model, workload
 
 SECOND = 1_000_000_000
 
@@ -85,3 +95,25 @@ def test_what_a_step_keeps_is_what_it_would_be_anew(name: str) -> None:
         controller.check()
     assert watch.seen["heads"] > 20
     assert watch.seen["places"] > 100
+
+
+def test_whoever_comes_begins_leaves_or_ends_may_change_who_is_next() -> None:
+    state = State(Settings(), CostBook())
+    owner = ModelState(model("a"), ArrivalRate(600.0, 0), OutputLength(64))
+    record = RequestRecord(Request("r", "a", 8, 8), 0, 100)
+
+    def is_known_still() -> bool:
+        return state.heads.pop("a", None) is not None
+
+    state.heads["a"] = record
+    enqueue(state, owner, record)
+    assert not is_known_still()
+    state.heads["a"] = record
+    charge_predicted(state, record)
+    assert not is_known_still()
+    state.heads["a"] = record
+    dequeue(state, owner, record)
+    assert not is_known_still()
+    state.heads["a"] = record
+    charge_measured(state, record, 50)
+    assert not is_known_still()
