@@ -71,14 +71,14 @@ class Watch:
     def _expected(self, state: State, step: Step) -> None:
         """What is expected of a model depends on the place, not on what was asked before."""
         everybody = frozenset(state.on_devices)
-        for model in state.models.values():
-            kept = Expected(state, step, model)
-            places = [*sites(state, model), *sites(state, model)]
+        for owner in state.models.values():
+            kept = Expected(state, step, owner)
+            places = [*sites(state, owner), *sites(state, owner)]
             for gone in (frozenset[str](), everybody):
                 for site in places:
-                    anew = Expected(state, step, model)
+                    anew = Expected(state, step, owner)
                     assert kept.seconds(site, gone) == anew.seconds(site, gone)
-                    assert kept.alone_s(site) == Expected(state, step, model).alone_s(site)
+                    assert kept.alone_s(site) == Expected(state, step, owner).alone_s(site)
                     self.seen["places"] += 1
 
 

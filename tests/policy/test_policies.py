@@ -1,7 +1,6 @@
 """Policies are functions: of a picture of the state, to a verdict."""
 
 import math
-from dataclasses import replace
 
 import pytest
 from hypothesis import given

@@ -1,7 +1,5 @@
 """The rules of `policy.preempt` and `policy.keep`, in their own words."""
 
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,13 +55,13 @@ class TestPreempt:
         stop = worth_stopping(10.0, [Stake("a", 0.1, 1.5, 0.0)], 0.5, 0.0, 0.5)
         assert stop is not None
         assert stop.is_worth_it
-        assert replace(stop, error=0.4).is_worth_it
-        assert not replace(stop, error=0.6).is_worth_it, "1.6 s at the worst, for 1.5"
+        assert stop._replace(error=0.4).is_worth_it
+        assert not stop._replace(error=0.6).is_worth_it, "1.6 s at the worst, for 1.5"
 
     def test_of_a_lighter_class_one_stands_for_all_however_many_run_side_by_side(self) -> None:
         """The heaviest weight, until the last ends, or is resumed."""
-        many = [replace(stake(2.0, 0.1, 0.05 * at), name=f"g{at}") for at in range(1, 17)]
-        many[3] = replace(many[3], weight=0.2, left_s=2.5, due_s=7.0)
+        many = [stake(2.0, 0.1, 0.05 * at)._replace(name=f"g{at}") for at in range(1, 17)]
+        many[3] = many[3]._replace(weight=0.2, left_s=2.5, due_s=7.0)
         one = one_for_all(many)
         assert one == Stake("g1", 0.2, 2.5, 0.8, 7.0)
         alone, together = (worth_stopping(0.4, some, 0.1, 0.1, 0.1) for some in ([one], many))
@@ -162,7 +160,7 @@ class TestDeadlines:
 
     def test_who_misses_its_own_by_being_stopped_adds_it_to_what_is_lost(self) -> None:
         def lost(due_s: float | None) -> float:
-            one = replace(stake(9.0), due_s=due_s)
+            one = stake(9.0)._replace(due_s=due_s)
             found = worth_stopping(1.0, [one], 1.0, 1.0, 1.0)
             assert found is not None
             return found.lost

@@ -47,8 +47,8 @@ class Page:
 
     def learn(self, key: Key, measured_s: float, law_s: float, weight: float = 1.0) -> Ratio:
         """`weight`: what the reading can tell (`perf.costs.telling`)."""
-        error, believed = self.profile.errors.get(key), self.ratio(key)
-        known = self.own.get(key)
+        error, known = self.profile.errors.get(key), self.own.get(key)
+        believed = self.ratio(key) if known is None else known.value
         learned = learn(known, measured_s, law_s, error, weight=weight, believed=believed)
         self.own[key] = learned
         if error is None:
