@@ -73,7 +73,7 @@ def _fill_slots(
     state: State, step: Step, model: ModelState, open_replicas: list[ReplicaState]
 ) -> None:
     waiting = islice(in_line(state, model, step.at_ns), _LOOK_AHEAD)
-    is_worth_it = False  # to rank those who wait
+    is_worth_it = False
     while model.queue:
         free = [one for one in open_replicas if len(one.running) < one.slots]
         if not free:
