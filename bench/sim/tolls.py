@@ -8,7 +8,8 @@ is simulated of them.  Two minutes and a half, a profile included:
 2. Stairs, by turns too: one arrival, one more, two more, four, eight, so that contexts are resized
    while one, two, four and eight sequences decode.
 3. A stream, room for all: one model's requests, now 4 and now 12 a second, then a larger one's.
-4. Memory: what it takes to fill what this process has had just before, and has not had for long.
+4. Crowds: 4, 8, 16 equal requests at once, which then decode with nobody coming or going.
+5. Memory: what it takes to fill what this process has had just before, and has not had for long.
 """
 
 import asyncio
@@ -73,6 +74,12 @@ def _stream() -> Iterator[Arrival]:
             begin_s += each_s
 
 
+def _crowds() -> Iterator[Arrival]:
+    for at, count in enumerate((4, 8, 16) * 2):
+        for _ in range(count):
+            yield Arrival(_BEGIN_S + 3.0 * at, "50m-a", 64, 96)
+
+
 @dataclass(frozen=True)
 class _Part:
     arrivals: Callable[[], Iterator[Arrival]]
@@ -84,6 +91,7 @@ _PARTS = {
     "singles": _Part(_singles, _PAIR, 340),
     "stairs": _Part(_stairs, _PAIR, 340),
     "stream": _Part(_stream, ("50m-a", "300m-a"), 3072),
+    "crowds": _Part(_crowds, ("50m-a",), 3072),
 }
 
 

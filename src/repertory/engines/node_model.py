@@ -201,9 +201,7 @@ class NodeModel:
                 heappush(self._due, (at_ns, loop.number, loop))
 
     def catch_up(self, at_ns: int) -> None:
-        """After `advance`: what generations have got by now, though none of them has come to an
-        end or to its first token.  Changes nothing that comes later.
-        """
+        """After `advance`: what generations have got by now.  Changes nothing that comes later."""
         for loop in self._loops.values():
             loop.catch_up(at_ns)
 
