@@ -12,6 +12,7 @@ from bench.sim.parity import parity
 from bench.sim.policies import devices_needed, load_curves, policies
 from bench.sim.speed import speed
 from bench.sim.steps import steps
+from bench.sim.tolls import tolls
 from bench.sim.truth import truth
 
 SCENES: Scenes = {
@@ -20,6 +21,7 @@ SCENES: Scenes = {
     "parity": parity,
     "truth": truth,
     "live": live,
+    "tolls": tolls,
     "loads": loads,
     "steps": steps,
     "lru": lru,

@@ -10,7 +10,7 @@ from fleets import MACHINE, SPEC
 from repertory.domain.actions import Action, Drop, Load, Stage
 from repertory.domain.ladder import Rung
 from repertory.domain.specs import Placement
-from repertory.engines.moves import Move, Moves, PageCache
+from repertory.engines.moves import Move, Moves, PageCache, Warmth
 from repertory.engines.node_model import NodeModel, TransitionEnd
 from repertory.perf.datasheets import datasheet_profile
 
@@ -152,3 +152,33 @@ def test_a_load_says_where_its_bytes_really_came_from() -> None:
     assert first.measured.source is Rung.DISK
     assert second.measured.source is Rung.HOST
     assert second.took_ns < first.took_ns
+
+
+MIB, SECOND_NS = 1 << 20, 1_000_000_000
+
+
+def test_what_was_in_use_within_a_second_is_warm() -> None:
+    memory = Warmth(1e-9)
+    assert memory.take(0, 72 * MIB) == 64 * MIB, "8 MiB are there"
+    memory.give(SECOND_NS, 72 * MIB)
+    assert memory.take(2 * SECOND_NS, 72 * MIB) == 0
+    memory.give(3 * SECOND_NS, 72 * MIB)
+    assert memory.take(4 * SECOND_NS + 1, 72 * MIB) == 64 * MIB
+
+
+def test_what_is_held_is_not_there_for_another() -> None:
+    memory = Warmth(1e-9)
+    memory.take(0, 8 * MIB)
+    assert memory.take(1, 16 * MIB) == 8 * MIB
+    assert memory.take(2, 4 * MIB) == 0, "8 MiB beyond what is held"
+
+
+@given(st.lists(st.tuples(st.integers(0, SECOND_NS), st.integers(1, 64 * MIB)), max_size=20))
+def test_no_more_is_cold_than_is_taken(asked: list[tuple[int, int]]) -> None:
+    memory, at_ns, held = Warmth(1e-9), 0, list[int]()
+    for wait_ns, size_bytes in asked:
+        at_ns += wait_ns
+        if len(held) > 2:
+            memory.give(at_ns, held.pop(0))
+        assert 0 <= memory.take(at_ns, size_bytes) <= size_bytes
+        held.append(size_bytes)

@@ -32,6 +32,25 @@ class Outage:
 
 
 @dataclass(frozen=True, slots=True)
+class Toll:
+    """What a server and its clients take of the cores that compute: most of it by what they have to
+    do, whatever the size of the model.
+    """
+
+    pace: float = 1.0
+    """All steps take so many times as long."""
+    step_s: float = 0.0
+    """More for a decode step: what its worker does between two of them."""
+    prompt_s: float = 0.0
+    """More for a prompt, on however many cores: its request comes in, its first token goes out."""
+    request_s: float = 0.0
+    """More for a step after a request has ended beside others: who serves it and who reads it do so
+    on cores that compute."""
+    cold_s_per_byte: float = 0.0
+    """More for memory for cells that is not warm (`engines.moves.Warmth`)."""
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """A node of a fleet, and the ways by which bytes come to its devices."""
 
@@ -55,26 +74,11 @@ class Machine:
     """All files are in the page cache when the run begins."""
     read: Mapping[tuple[str, str], DeviceReadings] = field(default_factory=dict)
     """What was measured of models on its devices, by digest and device: what they hold, too."""
+    toll: Toll = Toll()
     outages: tuple[Outage, ...] = ()
     mtbf_s: float | None = None
     """Mean time between failures, drawn by the run's seed; None: only what is in `outages`."""
     repair_s: float = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class Toll:
-    """What a server and its clients take of the cores that compute: most of it by what they have to
-    do, whatever the size of the model.
-    """
-
-    pace: float = 1.0
-    """All steps take so many times as long."""
-    prompt_s: float = 0.0
-    """More for a prompt: its request comes in just then."""
-    token_s: float = 0.0
-    """More for a decode step, for each sequence in it: a token is sent on and taken in."""
-    move_s: float = 0.0
-    """More for a move: it is asked for, told and decided upon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,6 @@ class Fleet:
     """That it is to serve."""
     lag_s: float = 0.0
     """Between server and worker, there and back."""
-    toll: Toll = Toll()
     front_s: float = 0.0
     """Between a client and the brain, there and back."""
 

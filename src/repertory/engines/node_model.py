@@ -20,14 +20,14 @@ from repertory.domain.actions import (
     Unload,
 )
 from repertory.domain.events import Measured
-from repertory.domain.fleets import Machine
+from repertory.domain.fleets import Machine, Toll
 from repertory.domain.ladder import Rung
 from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, NodeSpec, Placement
 from repertory.engines.haulage import Haulage
 from repertory.engines.lane import PREFILL_CHUNK, Job, Lane, Running
-from repertory.engines.moves import Failure, Move
+from repertory.engines.moves import BESIDE_STEPS, FREED_NS, IDLE_FREED_NS, Failure, Move, Warmth
 from repertory.engines.step_loop import Output, StepLoop
-from repertory.perf.bytes import kv_needs, placed_footprint, rest_footprint, share_there
+from repertory.perf.bytes import kv_bytes, kv_needs, placed_footprint, rest_footprint, share_there
 from repertory.perf.profiles import Profile
 from repertory.policy.share import entry_ns
 
@@ -74,10 +74,9 @@ class NodeModel:
         pace: Callable[[Transition], float] = lambda _: 1.0,
         width: int | None = None,
     ) -> None:
-        """`machine`: its disk, buses and page cache, which loads share; None: each move is alone in
-        the world, and `HOST` is always there.  `pace`: how much longer a move takes than the law
-        says.  `width`: how many replicas step at once on a set of two cores; None: as the machine
-        says, or one.
+        """`machine`: what loads share, and its toll; None: each move is alone in the world, and
+        `HOST` is always there.  `pace`: how much longer a move takes than the law says.  `width`:
+        how many replicas step at once on a set of two cores; None: as the machine says, or one.
         """
         self.node = node
         if width is None:
@@ -85,6 +84,7 @@ class NodeModel:
         self._width = width
         self._fail = fail
         self._machine = machine
+        self._toll = machine.toll if machine is not None else Toll()
         self._chunk_tokens = machine.chunk_tokens if machine is not None else PREFILL_CHUNK
         self._haulage = Haulage(node, profile, machine, pace)
         self._copies: dict[str, _Copy] = {}
@@ -97,7 +97,8 @@ class NodeModel:
         """Generation -> replica."""
         self._moves = self._haulage.moves()
         self._resizing: dict[int, bool] = {}
-        """Whose cells are still to be moved, by action."""
+        """Whose cells are still to be moved, by action; False: its old context is to be freed."""
+        self._warmth = Warmth(self._toll.cold_s_per_byte)
 
     @property
     def next_at_ns(self) -> int | None:
@@ -135,6 +136,8 @@ class NodeModel:
         """A load begins between two steps of its device; a resize between two of its replica's, and
         it is over between two of them again.  Only where the worker is known so well.
         """
+        if any(loop.has_work for loop in self._loops.values()):
+            move.fixed_ns = round(move.fixed_ns * BESIDE_STEPS)
         match transition:
             case Load(placement=placement):
                 end_ns = self._step_end_ns(at_ns, placement.devices[0], None)
@@ -155,12 +158,24 @@ class NodeModel:
         return loop.lanes[transition.replica_id].cells
 
     def _held_ns(self, move: Move) -> int:
-        """Cells are moved between two steps."""
-        transition = move.transition
-        if self._resizing.pop(transition.action_id, None) is None:
+        """Cells are moved between two steps; then their old context is freed, beside steps."""
+        transition, at_ns = move.transition, move.end_ns
+        is_to_move = self._resizing.get(transition.action_id)
+        if is_to_move is None:
             return 0
         key = self._copies[transition.replica_id].placement.devices[0]
-        return self._step_end_ns(move.end_ns, key, transition.replica_id)
+        end_ns = self._step_end_ns(at_ns, key, transition.replica_id)
+        if is_to_move:
+            self._resizing[transition.action_id] = False
+            if end_ns > at_ns:
+                return end_ns
+        del self._resizing[transition.action_id]
+        return max(at_ns + IDLE_FREED_NS, min(end_ns, at_ns + FREED_NS))
+
+    def _cool(self, at_ns: int, copy: _Copy) -> None:
+        """Its cells are freed."""
+        if copy.kv is not None:
+            self._warmth.give(at_ns, kv_bytes(copy.spec, copy.kv))
 
     def _step_end_ns(self, at_ns: int, key: str, replica_id: str | None) -> int:
         """When the steps under way have ended, of one replica or of all."""
@@ -186,9 +201,7 @@ class NodeModel:
                 heappush(self._due, (at_ns, loop.number, loop))
 
     def catch_up(self, at_ns: int) -> None:
-        """After `advance`: what generations have got by now, though none of them has come to an
-        end or to its first token.  Changes nothing that comes later.
-        """
+        """After `advance`: what generations have got by now.  Changes nothing that comes later."""
         for loop in self._loops.values():
             loop.catch_up(at_ns)
 
@@ -201,6 +214,8 @@ class NodeModel:
         move.failure = self._fail(transition)
         if self._width > 1:
             self._await_steps(at_ns, transition, move)
+        if isinstance(transition, (Activate, Resize)):
+            move.fixed_ns += self._warmth.cold_ns(at_ns, kv_bytes(spec, transition.kv))
         self._moves.begin(at_ns, self._haulage.mover_of(transition), move)
         self._crowd(at_ns)
 
@@ -348,9 +363,11 @@ class NodeModel:
                 )
                 self._loop_of(replica_id).lanes[replica_id] = lane
             case Resize(kv=kv):
+                self._cool(end.at_ns, self._copies[replica_id])
                 self._copies[replica_id].kv = kv
                 self._loop_of(replica_id).lanes[replica_id].kv = kv
             case Deactivate():
+                self._cool(end.at_ns, self._copies[replica_id])
                 self._copies[replica_id].rung = Rung.DEVICE
                 self._copies[replica_id].kv = None
                 lane = self._loop_of(replica_id).lanes.pop(replica_id)
@@ -369,7 +386,7 @@ class NodeModel:
             key = self._copies[replica_id].placement.devices[0]
         loop = self._loops.get(key)
         if loop is None:
-            loop = self._loops[key] = StepLoop(len(self._loops), self._width_of(key))
+            loop = self._loops[key] = StepLoop(len(self._loops), self._width_of(key), self._toll)
         return loop
 
     def _width_of(self, key: str) -> int:

@@ -9,6 +9,7 @@ on one core, and slower; a third waits for a turn.  Otherwise all take turns.
 from dataclasses import dataclass
 from math import isqrt
 
+from repertory.domain.fleets import Toll
 from repertory.engines.lane import PREFILL_CHUNK, Job, Lane, Running
 from repertory.policy.share import (
     QUANTUM_NS,
@@ -19,11 +20,25 @@ from repertory.policy.share import (
     worth_ns,
 )
 
-__all__ = ["PREFILL_CHUNK", "Job", "Lane", "Output", "Running", "Segment", "StepLoop"]
+__all__ = ["PREFILL_CHUNK", "Job", "Lane", "Output", "Running", "Segment", "StepLoop", "one_core"]
 
-ONE_CORE = {StepKind.PREFILL: 2.0, StepKind.DECODE: 1.6}
-"""How much longer a step takes on one core of two.  A prompt computes; a decode step waits for
-memory more: 1.4 to 1.9 in the table of `engines.llamacpp.steps`."""
+_NO_TOLL = Toll()
+_PROMPT, _BATCH, _SINGLE, _SINGLE_BESIDE = 1.95, 1.8, 1.25, 1.4
+
+
+def one_core(kind: StepKind, sequences: int, *, is_beside: bool) -> float:
+    """How much longer a step takes on one core of two; `is_beside`: another model has the other.
+
+    Only a decode step of one sequence waits for memory rather than computes.  Measured of a 50M and
+    a 300M with nothing beside: prompts 1.9 to 2.0, two to eight sequences 1.7 to 2.0, one 1.2 and
+    1.25.  Beside another model one is 1.2 (two 50M) to 1.7 (300M and 1.1B, by the table of
+    `engines.llamacpp.steps`), the others are as before.
+    """
+    if kind is StepKind.PREFILL:
+        return _PROMPT
+    if sequences > 1:
+        return _BATCH
+    return _SINGLE_BESIDE if is_beside else _SINGLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +76,8 @@ class Segment:
     """Whose chunk it is; it may be cancelled under the step."""
     sharing: int = 1
     """So many replicas compute side by side: each takes its part of the device's time."""
+    owed_ns: int = 0
+    """Of its first step, for requests that ended before it."""
     passed_ns: int = 0
     """What is complete of it."""
 
@@ -96,7 +113,7 @@ class Segment:
 class StepLoop:
     """One step loop: the lanes of one device, or of one replica where engines cannot share."""
 
-    def __init__(self, number: int = 0, width: int = 1) -> None:
+    def __init__(self, number: int = 0, width: int = 1, toll: Toll = _NO_TOLL) -> None:
         """`width`: so many replicas may step at once, each on its part of the cores."""
         self.number = number
         """Of several, which: ties end in it."""
@@ -104,10 +121,18 @@ class StepLoop:
         """When its worker is going to look at it."""
         self.lanes: dict[str, Lane] = {}
         self._width = width
+        self._prompt_ns, self._request_ns = (
+            round(1e9 * one_s) for one_s in (toll.prompt_s, toll.request_s)
+        )
+        self._owed_ns = 0
+        """By the next step, for requests that have ended."""
         self._segments: list[Segment] = []
         """Under way, one of a replica at most."""
         self._runs: dict[str, int | None] = {}
         """How many steps are left of the latest turn of a replica (None: no limit)."""
+        self._told: str | None = None
+        """A replica whose turn goes on after a first token: its worker leaves a core to those who
+        carry it out, for one decode step."""
         self._is_crowded = False
 
     @property
@@ -117,6 +142,10 @@ class StepLoop:
         if len(segments) == 1:
             return segments[0].end_ns
         return min((one.end_ns for one in segments), default=None)
+
+    @property
+    def has_work(self) -> bool:
+        return any(lane.has_work for lane in self.lanes.values())
 
     def step_end_ns(self, at_ns: int, replica_id: str | None) -> int:
         """When the steps of a replica, or of all, that are under way have ended."""
@@ -174,6 +203,7 @@ class StepLoop:
         self._pass(one, at_ns, [])
         if one.start_ns == at_ns:
             self._segments.remove(one)
+            self._owed_ns += one.owed_ns
             return True
         one.steps = 1
         return False
@@ -194,15 +224,19 @@ class StepLoop:
         left = self._runs.get(lane.replica_id)
         if left is not None:
             self._runs[lane.replica_id] = left - steps
+        self._told = None
         if one.kind is StepKind.PREFILL:
             running = one.prefilled
             if running is None or running not in lane.prefilling:
                 return
             if lane.prefilled(running, spent_ns):
                 outputs.append(_output(end_ns, lane, running, is_first=True))
+                if self._width > 1 and self._runs.get(lane.replica_id, 0) != 0:
+                    self._told = lane.replica_id
             return
         company = max(1, len(lane.decoding))
         ended = lane.decoded(steps, spent_ns, has_ns // company - had_ns // company)
+        self._owed_ns += self._request_ns * len(ended)
         outputs += [_output(end_ns, lane, running, is_first=False) for running in ended]
 
     def _plan(self, at_ns: int) -> None:
@@ -210,6 +244,8 @@ class StepLoop:
         if self._segments and self._width == 1:
             return  # one at a time
         busy = [lane for lane in self.lanes.values() if lane.prefilling or lane.decoding]
+        if not busy:
+            self._owed_ns = 0  # nobody waits for it
         sharing = 1
         if self._width > 1 and not self._is_crowded:
             names = {lane.replica_id for lane in busy}
@@ -235,9 +271,17 @@ class StepLoop:
         if steps > 1:
             growth_ns = lane.growth_ns
         step_ns = lane.step_ns(kind)
-        if sharing > 1 or self._is_crowded:
-            step_ns, growth_ns = (round(one * ONE_CORE[kind]) for one in (step_ns, growth_ns))
+        is_telling = kind is StepKind.DECODE and self._told == lane.replica_id
+        owed_ns, self._owed_ns = self._owed_ns, 0
+        if is_telling or owed_ns:
+            steps = 1
+        if sharing > 1 or self._is_crowded or is_telling:
+            longer = one_core(kind, len(lane.decoding), is_beside=sharing > 1)
+            step_ns, growth_ns = round(step_ns * longer), round(growth_ns * longer)
+        step_ns += owed_ns
         prefilled = lane.prefilling[0] if kind is StepKind.PREFILL else None
+        if prefilled is not None and prefilled.prefill_left <= lane.chunk_tokens:
+            step_ns += self._prompt_ns
         weight = lane.weight(at_ns)
         return Segment(
             lane,
@@ -250,6 +294,7 @@ class StepLoop:
             lane.used_ns,
             prefilled,
             sharing,
+            owed_ns,
         )
 
     def _choose_lane(self, busy: list[Lane]) -> Lane | None:

@@ -23,12 +23,20 @@ CHUNK_TOKENS = 128
 LANES = 2
 """Of our worker, on a set of two cores."""
 LAG_S = 0.0014
-"""Between server and worker, there and back: measured on two cores, of dispatches and of moves."""
-TOLL = Toll(pace=1.08, prompt_s=0.002, token_s=0.0004, move_s=0.0013)
-"""Of steps: read on a run of its own, with room for all three models, while one had the cores to
-itself.  A decode step of one sequence took 0.5 ms more than in `profile` for a 50M (1.4 ms) and 0.9
-for a 300M (7 ms), a 50M's of three 1.0, a 50M's prompt of some 90 tokens 3 to 5.  Of moves: in the
-mean over loads, unloads and contexts of two runs that were played for it."""
+"""Between server and worker, there and back: measured on two cores, of dispatches (1.2 to 1.5 ms).
+Moves are heard of in 0.5 to 1.6 ms and take 0.3 to 0.7 more than in `profile`: as much together."""
+TOLL = Toll(
+    pace=1.05,
+    step_s=0.0003,
+    prompt_s=0.005,
+    request_s=0.009,
+    cold_s_per_byte=1.8e-3 / (1 << 20),
+)
+"""Of runs of their own (`python -m bench.sim --only tolls`), twice within half an hour: no value is
+right for both, for what the machine computed in a second was a tenth less the second time.  These
+are off by -10 to +16 % of the time that singles, stairs and a stream kept it busy, and by 0 in the
+middle.  Server and client take some 9 ms of a core for a request; an idle core does it for nothing.
+Memory: 64 MiB that the host had taken back were filled in 117 ms, in 4 otherwise."""
 FRONT_S = 0.0033
 """From a client to the brain and back with the first token: measured, both on the same cores."""
 _DISK_BYTES_PER_S = 2e9
@@ -77,7 +85,6 @@ def served(lines: Iterable[bytes], name: str) -> Served:
         (_machine(node),),
         tuple(models.values()),
         lag_s=LAG_S,
-        toll=TOLL,
         front_s=FRONT_S,
     )
     return Served(fleet, settings, tuple(profiled.values()))
@@ -93,4 +100,5 @@ def _machine(node: NodeSpec) -> Machine:
         chunk_tokens=CHUNK_TOKENS,
         lanes=LANES,
         is_warm=True,
+        toll=TOLL,
     )

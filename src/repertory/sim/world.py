@@ -41,6 +41,9 @@ class World:
             for machine in fleet.machines
             for device in machine.node.devices
         }
+        self._tolls = {
+            device.id: machine.toll for machine in fleet.machines for device in machine.node.devices
+        }
         self._known: dict[tuple[ModelSpec, str], Profile] = {}
         self._lives: dict[str, int] = {}
 
@@ -61,7 +64,7 @@ class World:
             read = self._read.get((spec.digest, device.id))
             if read is not None:
                 found = profile_from(found, read, spec.weights_bytes)
-                found = beside_server(found, self.fleet.toll)
+                found = beside_server(found, self._tolls[device.id])
             self._known[spec, device.id] = found
         return found
 
