@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repertory.sim.planning.evidence import Evidence, Limit
+from repertory.sim.planning.outlook import most_trials, outlook
 from repertory.sim.planning.search import (
     Choice,
     Offer,
@@ -18,7 +19,6 @@ from repertory.sim.planning.search import (
     Trial,
     judge,
     least,
-    most_trials,
 )
 
 Share = Callable[[Choice, float, int], float]
@@ -26,7 +26,7 @@ Share = Callable[[Choice, float, int], float]
 
 
 def trial(met: float) -> Trial:
-    return Trial((met,), (1.0,), Evidence({Limit.COMPUTE: 1}), 1000)
+    return Trial((met,), (1.0,), Evidence({Limit.COMPUTE: 1}), 1000, is_cut=met < 0.97)
 
 
 def planner(offers: Sequence[Offer], seeds: int = 3, *, mixes: bool = False) -> Planner:
@@ -137,6 +137,42 @@ def test_a_plan_takes_no_more_runs_than_were_announced() -> None:
     given_ = planner([offer("a", 1.0, 64), offer("b", 1.1, 64)])
     plan = searched(given_, enough({"a": 0.027, "b": 0.1}))
     assert plan.trials <= sum(most_trials(given_).values())
+
+
+@pytest.mark.parametrize("mixes", [False, True])
+def test_the_outlook_is_between_one_run_and_the_most_there_can_be(*, mixes: bool) -> None:
+    given_ = planner([offer("a", 1.0, 64), offer("b", 1.1, 64)], mixes=mixes)
+    one, two = outlook(given_, 1), outlook(given_, 2)
+    assert 10 < one.trials == two.trials < sum(most_trials(given_).values())
+    assert 1.0 < two.turns < one.turns <= one.trials
+
+
+def test_once_there_is_a_best_a_type_that_cannot_beat_it_takes_one_run() -> None:
+    """The largest that costs less is asked about first: where it does not meet, none does."""
+    plan = searched(planner([offer("a", 1.0), offer("b", 1.1)]), enough({"a": 0.1, "b": 0.05}))
+    assert plan.best is not None
+    assert plan.best.choice.words == "10x a"
+    assert [one.choice.words for one in plan.tried if "b" in one.choice.words] == ["9x b"]
+
+
+def test_where_more_devices_changed_nothing_still_more_do_not_either() -> None:
+    asked = []
+
+    def ask(choice: Choice, load: float, seeds: Sequence[int]) -> list[Trial]:
+        asked.append(choice.devices)
+        met = min(0.98 + choice.devices / 1000, 0.985)
+        return [Trial((met,), (5.0 - met,), Evidence({Limit.COMPUTE: 1}), 9) for _ in seeds]
+
+    plan = Search(planner([offer("a", 1.0)]), ask).run()
+    assert plan.best is None
+    assert max(asked) == 16, "as 8: 32 and 40 were not asked about"
+
+
+def test_runs_that_were_cut_are_not_alike() -> None:
+    """Nobody in time of 8 and of 16 devices says nothing of 32."""
+    plan = searched(planner([offer("a", 1.0)]), enough({"a": 1 / 32}))
+    assert plan.best is not None
+    assert plan.best.choice.words == "32x a"
 
 
 def test_an_interrupted_search_knows_its_best() -> None:

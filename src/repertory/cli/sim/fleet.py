@@ -126,6 +126,12 @@ class Source:
 
         return find_recipe(self.name, self.data)
 
+    @property
+    def is_fixed(self) -> bool:
+        """Every seed plays the very same requests."""
+        is_whole = self.part.rate_per_s is None
+        return self.path is not None or (is_whole and self.recipe().replay_s is not None)
+
     def expected(self) -> float | None:
         """About how many requests there will be; None: nobody knows before."""
         most = self.part.requests

@@ -11,20 +11,23 @@ is only which fleets are asked about, and what is believed of the answers:
    high enough by the lower end of its confidence interval; else it fails, or nobody knows, and
    then as many seeds again are asked, once.  What nobody knows is not called met.
 4. A run far from enough decides alone.
-5. What costs no less than the cheapest that meets is not tried.
+5. What costs no less than the cheapest that meets is not tried.  Once there is one, the largest
+   that costs less is asked about first: where it does not meet, the smaller ones do not.
+6. Where more devices changed nothing, still more do not either.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from itertools import combinations
-from math import ceil, log2, sqrt
+from itertools import combinations, permutations
+from math import sqrt
 from statistics import fmean, stdev
 
 from repertory.sim.planning.evidence import Evidence
 
 __all__ = [
     "LOAD_STEP",
+    "LOAD_STEPS",
     "Ask",
     "Choice",
     "Judged",
@@ -37,12 +40,12 @@ __all__ = [
     "first_choices",
     "judge",
     "least",
-    "most_trials",
+    "line_of",
 ]
 
 LOAD_STEP = 1.05
 """How exactly the load is found that a fleet still bears."""
-_LOAD_STEPS = 28
+LOAD_STEPS = 28
 """Up to four times the load: who has more room than that has no margin to speak of."""
 _T95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812, 1.796, 1.782)
 """One-sided 95 % points of Student's t for 1 to 12 degrees of freedom (any table of it)."""
@@ -124,6 +127,12 @@ class Judged:
     def is_met(self) -> bool:
         return self.standing is Standing.MEETS
 
+    def is_like(self, other: "Judged") -> bool:
+        """All that was measured of answers is the same; a run that was cut was not measured."""
+        mine, others = ([(one.met, one.at_s) for one in each.trials] for each in (self, other))
+        is_known = all(None not in at_s for _, at_s in mine)
+        return mine == others and is_known and not any(one.is_cut for one in self.trials)
+
     @property
     def evidence(self) -> Evidence:
         return Evidence.of([one.evidence for one in self.trials])
@@ -184,7 +193,7 @@ class Search:
         self._is_whole = False
 
     def run(self) -> Plan:
-        lines = [(offer, _line(offer, self._planner)) for offer in self._planner.offers]
+        lines = [(offer, line_of(offer, self._planner)) for offer in self._planner.offers]
         possible = [(offer, line) for offer, line in lines if line]
         for offer, line in sorted(possible, key=lambda each: self._order(each[1][0])):
             cheaper = self._cheaper(line)
@@ -214,7 +223,8 @@ class Search:
         )
 
     def price(self, choice: Choice) -> float:
-        return sum(count * self._prices[name] for name, count in choice.parts)
+        """Rounded: sums of other parts may be the same price, and differ in the last digit."""
+        return round(sum(count * self._prices[name] for name, count in choice.parts), 6)
 
     def _order(self, choice: Choice) -> tuple[float, Choice]:
         return self.price(choice), choice
@@ -223,25 +233,43 @@ class Search:
         best = self._best
         return [one for one in line if best is None or self.price(one) < best.usd_per_h]
 
-    def _cheapest_of(self, line: Sequence[Choice], *, is_pruned: bool = False) -> None:
-        """Of choices that only grow."""
+    def _cheapest_of(self, line: Sequence[Choice]) -> None:
+        """Of choices that only grow.  Within a fleet of two types that failed, none is tried."""
 
         def meets(at: int) -> bool:
-            if is_pruned and self._is_known_too_small(line[at]):
+            choice = line[at]
+            if len(choice.parts) > 1 and self._is_known_too_small(choice):
                 return False
-            return self._judge(line[at], 1.0).standing is Standing.MEETS
+            if (choice, 1.0) not in self._judged and self._has_more_of_no_use(choice):
+                return False
+            return self._judge(choice, 1.0).is_met
 
-        found = least(meets, 0, len(line) - 1) if line else None
+        if not line or (self._best is not None and not meets(len(line) - 1)):
+            return
+        found = least(meets, 0, len(line) - 1)
         if found is not None:
             self._best = self._judge(line[found], 1.0)
             self._tell(self.plan)
 
+    def _has_more_of_no_use(self, choice: Choice) -> bool:
+        """Two fleets within it did not meet: one with more, and alike to the last digit."""
+        smaller = [
+            tried
+            for (other, load), tried in self._judged.items()
+            if load == 1.0 and not tried.is_met and other != choice and other.is_within(choice)
+        ]
+        return any(
+            one.is_like(more) and one.choice.is_within(more.choice)
+            for one, more in permutations(smaller, 2)
+        )
+
     def _mix(self, one: Offer, other: Offer) -> None:
-        """For each number of the one, the fewest of the other; whatever is within a fleet that
-        failed is taken to fail.
-        """
+        """For each number of the type that can be had in fewer, the fewest of the other."""
+        possible = [len(self._cheaper(line_of(each, self._planner))) for each in (one, other)]
+        if possible[0] > possible[1]:
+            one, other = other, one
         for line in _mixed(one, other, self._planner):
-            self._cheapest_of(self._cheaper(line), is_pruned=True)
+            self._cheapest_of(self._cheaper(line))
 
     def _is_known_too_small(self, choice: Choice) -> bool:
         return any(
@@ -256,7 +284,7 @@ class Search:
             ((name, count),) = best.choice.parts
             offers = {offer.name: offer for offer in self._planner.offers}
             larger = [
-                choice for choice in _line(offers[name], self._planner) if choice.devices > count
+                choice for choice in line_of(offers[name], self._planner) if choice.devices > count
             ]
             for choice in larger[:1]:
                 self._judge(choice, 1.0)
@@ -265,8 +293,8 @@ class Search:
         def breaks(step: int) -> bool:
             return self._at_load(best, step).standing is not Standing.MEETS
 
-        found = least(breaks, 1, _LOAD_STEPS)
-        self._holds_load = LOAD_STEP ** ((_LOAD_STEPS + 1 if found is None else found) - 1)
+        found = least(breaks, 1, LOAD_STEPS)
+        self._holds_load = LOAD_STEP ** ((LOAD_STEPS + 1 if found is None else found) - 1)
         self._breaks = None if found is None else self._at_load(best, found)
 
     def _at_load(self, best: Judged, step: int) -> Judged:
@@ -344,7 +372,7 @@ def least(is_true: Callable[[int], bool], first: int, last: int) -> int | None:
 
 def first_choices(planner: Planner) -> list[Choice]:
     """Of each type that can do alone, the smallest fleet; else the first mix that could do."""
-    lines = [_line(offer, planner) for offer in planner.offers]
+    lines = [line_of(offer, planner) for offer in planner.offers]
     found = [line[0] for line in lines if line]
     if not found and planner.has_mixes:
         pairs = combinations(planner.offers, 2)
@@ -353,7 +381,7 @@ def first_choices(planner: Planner) -> list[Choice]:
     return found
 
 
-def _line(offer: Offer, planner: Planner) -> list[Choice]:
+def line_of(offer: Offer, planner: Planner) -> list[Choice]:
     """Of one type, all that could do."""
     choices = [Choice(((offer.name, count),)) for count in offer.counts]
     return [one for one in choices if _is_possible(one, planner)]
@@ -362,29 +390,11 @@ def _line(offer: Offer, planner: Planner) -> list[Choice]:
 def _mixed(one: Offer, other: Offer, planner: Planner) -> Iterator[list[Choice]]:
     """For each number of the one, what could do with more and more of the other."""
     for count in one.counts:
-        choices = [Choice(((one.name, count), (other.name, more))) for more in other.counts]
+        choices = [
+            Choice(tuple(sorted(((one.name, count), (other.name, more))))) for more in other.counts
+        ]
         yield [choice for choice in choices if _is_possible(choice, planner)]
 
 
 def _is_possible(choice: Choice, planner: Planner) -> bool:
     return choice.devices <= planner.most_devices and planner.is_enough(choice)
-
-
-def most_trials(planner: Planner) -> Mapping[str, int]:
-    """How many runs there can be, by what for; unless noise leads further down than two steps."""
-    each = len(planner.seeds) * (2 if len(planner.seeds) > 1 else 1)
-    most = {offer.name: each * _looks(len(_line(offer, planner))) for offer in planner.offers}
-    if planner.has_mixes:
-        most["mixes"] = each * sum(
-            len(one.counts) * _looks(len(other.counts))
-            for one, other in combinations(planner.offers, 2)
-        )
-    most["margin"] = each * (1 + _looks(_LOAD_STEPS))
-    return most
-
-
-def _looks(candidates: int) -> int:
-    """Growing, halving, and one more below."""
-    if candidates < 3:
-        return candidates
-    return min(candidates, 2 * ceil(log2(candidates)) + 2)
