@@ -1,7 +1,7 @@
 """Where a workload is busiest, against every stretch of it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -111,3 +111,21 @@ def test_what_is_counted_of_a_stretch_is_what_is_played_of_it(
     assert found == wanted
     assert asked.stretch.span_s == pytest.approx(played[-1].at_s)
     assert asked.counted == sum(one.at_s >= asked.stretch.warm_s for one in played)
+
+
+def test_a_stretch_is_made_once_for_each_seed_and_played_again_from_memory() -> None:
+    """At any load."""
+    opened = []
+
+    class Counted(Listed):
+        def arrivals(self, seed: int) -> Iterator[Arrival]:
+            opened.append(seed)
+            return super().arrivals(seed)
+
+    stretch = busiest(Counted(asks(0, 1, 2, 3).rows), 7, 3).stretch
+    opened.clear()
+    faster = replace(stretch, load=2.0)
+    for seed in (7, 8):
+        assert [one.at_s for one in stretch.arrivals(seed)] == [0.0, 1.0, 2.0]
+        assert [one.at_s for one in faster.arrivals(seed)] == [0.0, 0.5, 1.0]
+    assert opened == [7, 8]
