@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repertory.sim.planning.evidence import Evidence, Limit
+from repertory.sim.planning.judging import Standing, Trial, can_still_meet, judge
 from repertory.sim.planning.outlook import most_trials, outlook
 from repertory.sim.planning.search import (
     Choice,
@@ -15,9 +16,6 @@ from repertory.sim.planning.search import (
     Plan,
     Planner,
     Search,
-    Standing,
-    Trial,
-    judge,
     least,
 )
 
@@ -202,3 +200,23 @@ def test_an_interrupted_search_knows_its_best() -> None:
 )
 def test_seeds_decide_by_their_interval(shares: list[float], standing: Standing) -> None:
     assert judge([trial(share) for share in shares], (0.99,)) is standing
+
+
+@given(
+    shares=st.lists(st.floats(0.95, 1.0), min_size=2, max_size=4),
+    further=st.lists(st.floats(0.95, 1.0), min_size=2, max_size=4),
+)
+def test_what_can_no_longer_meet_does_not_whatever_further_seeds_say(
+    shares: list[float], further: list[float]
+) -> None:
+    seen = [trial(share) for share in shares]
+    if not can_still_meet(seen, (0.99,), len(further)):
+        more = [trial(share) for share in further]
+        assert judge([*seen, *more], (0.99,)) is not Standing.MEETS
+
+
+def test_further_seeds_are_not_asked_where_they_could_not_make_it_good() -> None:
+    seen = {0: 0.9955, 1: 0.9788, 2: 0.9811}
+    plan = searched(planner([offer("a", 1.0, 1)]), lambda choice, load, seed: seen[seed])
+    assert [one.standing for one in plan.tried] == [Standing.UNSURE]
+    assert plan.trials == 3

@@ -5,7 +5,8 @@ from statistics import median
 
 from repertory.reports.figures import seconds_text
 from repertory.sim.planning.evidence import Limit
-from repertory.sim.planning.search import Judged, Plan, Trial
+from repertory.sim.planning.judging import Trial
+from repertory.sim.planning.search import Judged, Plan
 from repertory.sim.planning.trials import Term
 
 __all__ = ["columns", "conclusions", "limit_text", "rows", "term_text"]

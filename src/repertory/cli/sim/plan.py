@@ -23,7 +23,8 @@ from repertory.reports.figures import seconds_text
 
 if TYPE_CHECKING:
     from repertory.sim.planning.bounds import Bounds
-    from repertory.sim.planning.search import Choice, Offer, Plan, Planner, Trial
+    from repertory.sim.planning.judging import Trial
+    from repertory.sim.planning.search import Choice, Offer, Plan, Planner
     from repertory.sim.planning.stretches import Asked
     from repertory.sim.planning.trials import Task
     from repertory.traces.summary import Slo

@@ -6,12 +6,12 @@ from itertools import combinations
 from math import ceil, inf, log2
 
 from repertory.sim.planning.evidence import Evidence
+from repertory.sim.planning.judging import Trial
 from repertory.sim.planning.search import (
     LOAD_STEPS,
     Choice,
     Planner,
     Search,
-    Trial,
     line_of,
 )
 

@@ -7,9 +7,8 @@ is only which fleets are asked about, and what is believed of the answers:
    the number grows by ever larger steps until one meets, then the gap is halved.
 2. Noise makes that untrue at the edge: the next two below what was found are tried too, and the
    smaller one is taken if it meets.
-3. One run is no proof.  A fleet *meets* if the share of answers in time, averaged over seeds, is
-   high enough by the lower end of its confidence interval; else it fails, or nobody knows, and
-   then as many seeds again are asked, once.  What nobody knows is not called met.
+3. What nobody knows by its seeds (`judging`) is asked about with as many again, once, if that can
+   still make it good.  What nobody knows then is not called met.
 4. A run far from enough decides alone.
 5. What costs no less than the cheapest that meets is not tried.  Once there is one, the largest
    that costs less is asked about first: where it does not meet, the smaller ones do not.
@@ -18,12 +17,11 @@ is only which fleets are asked about, and what is believed of the answers:
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from itertools import combinations, permutations
-from math import sqrt
-from statistics import fmean, stdev
+from statistics import fmean
 
 from repertory.sim.planning.evidence import Evidence
+from repertory.sim.planning.judging import Standing, Trial, can_still_meet, first_look, judge
 
 __all__ = [
     "LOAD_STEP",
@@ -35,10 +33,7 @@ __all__ = [
     "Plan",
     "Planner",
     "Search",
-    "Standing",
-    "Trial",
     "first_choices",
-    "judge",
     "least",
     "line_of",
 ]
@@ -47,12 +42,6 @@ LOAD_STEP = 1.05
 """How exactly the load is found that a fleet still bears."""
 LOAD_STEPS = 28
 """Up to four times the load: who has more room than that has no margin to speak of."""
-_T95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812, 1.796, 1.782)
-"""One-sided 95 % points of Student's t for 1 to 12 degrees of freedom (any table of it)."""
-_T95_MANY = 1.771
-"""For 13; beyond it is less, so that the interval is no narrower than it should be."""
-_FAR = 2.0
-"""So many times as many late answers as are allowed: no seed makes that good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,28 +73,6 @@ class Choice:
         """It has no more of anything."""
         more = dict(other.parts)
         return all(count <= more.get(name, 0) for name, count in self.parts)
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One run, seen against the objective: a value for each of its terms."""
-
-    met: tuple[float, ...]
-    """The share of answers within the limit."""
-    at_s: tuple[float | None, ...]
-    """The quantile that the limit is on; None: it falls on an answer that never came."""
-    evidence: Evidence
-    requests: int
-    """That were counted."""
-    is_cut: bool = False
-    """It was stopped when so many were late that the rest could not make it good."""
-
-
-class Standing(Enum):
-    MEETS = "meets"
-    FAILS = "fails"
-    UNSURE = "unsure"
-    """Its seeds lie on both sides, or too near the edge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,42 +276,18 @@ class Search:
         trials: list[Trial] = []
         standing = Standing.UNSURE
         for more in (seeds[:1], seeds[1:], again if len(seeds) > 1 else range(0)):
-            if standing is Standing.UNSURE and more:
-                trials += self._ask(choice, load, more)
-                self._trials += len(more)
-                is_alone = len(trials) == 1 < len(seeds)
-                standing = _first_look(trials[0], wanted) if is_alone else judge(trials, wanted)
+            if not more or standing is not Standing.UNSURE:
+                continue
+            if more is again and not can_still_meet(trials, wanted, len(again)):
+                continue
+            trials += self._ask(choice, load, more)
+            self._trials += len(more)
+            is_alone = len(trials) == 1 < len(seeds)
+            standing = first_look(trials[0], wanted) if is_alone else judge(trials, wanted)
         found = Judged(choice, self.price(choice), load, standing, tuple(trials))
         self._judged[choice, load] = found
         self._tell(self.plan)
         return found
-
-
-def judge(trials: Sequence[Trial], wanted: Sequence[float]) -> Standing:
-    """By the 95 % confidence interval over seeds of each term's share.  Of one run: as it is."""
-    standings = [
-        _standing([trial.met[at] for trial in trials], share) for at, share in enumerate(wanted)
-    ]
-    for worst in (Standing.FAILS, Standing.UNSURE):
-        if worst in standings:
-            return worst
-    return Standing.MEETS
-
-
-def _standing(shares: Sequence[float], wanted: float) -> Standing:
-    mean, freedom = fmean(shares), len(shares) - 1
-    width = 0.0
-    if freedom:
-        t95 = _T95[freedom - 1] if freedom <= len(_T95) else _T95_MANY
-        width = t95 * stdev(shares) / sqrt(len(shares))
-    if mean - width >= wanted:
-        return Standing.MEETS
-    return Standing.FAILS if mean + width < wanted else Standing.UNSURE
-
-
-def _first_look(trial: Trial, wanted: Sequence[float]) -> Standing:
-    is_far = any(1 - met > _FAR * (1 - share) for met, share in zip(trial.met, wanted, strict=True))
-    return Standing.FAILS if is_far or trial.is_cut else Standing.UNSURE
 
 
 def _means(trials: Sequence[Trial], terms: int) -> Iterator[float]:

@@ -23,7 +23,7 @@ from repertory.domain.errors import RepertoryError
 from repertory.domain.workloads import Arrival, Ending, RequestRecord
 from repertory.sim.many import deaf_to_ctrl_c
 from repertory.sim.planning.evidence import Watch
-from repertory.sim.planning.search import Trial
+from repertory.sim.planning.judging import Trial
 from repertory.sim.planning.stretches import Stretch
 from repertory.sim.play import Scenario, play
 from repertory.traces.summary import Slo
