@@ -142,7 +142,9 @@ def test_the_outlook_is_between_one_run_and_the_most_there_can_be(*, mixes: bool
     given_ = planner([offer("a", 1.0, 64), offer("b", 1.1, 64)], mixes=mixes)
     one, two = outlook(given_, 1), outlook(given_, 2)
     assert 10 < one.trials == two.trials < sum(most_trials(given_).values())
-    assert 1.0 < two.turns < one.turns <= one.trials
+    assert all(1.0 < two.turns[name] < one.turns[name] for name in "ab")
+    assert 1.0 < two.more_turns < one.more_turns
+    assert sum(one.turns.values()) + one.more_turns <= one.trials
 
 
 def test_once_there_is_a_best_a_type_that_cannot_beat_it_takes_one_run() -> None:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from repertory.sim.planning.judging import Trial
     from repertory.sim.planning.search import Choice, Offer, Plan, Planner
     from repertory.sim.planning.stretches import Asked
-    from repertory.sim.planning.trials import Task
+    from repertory.sim.planning.trials import Cost, Task
     from repertory.traces.summary import Slo
 
 __all__ = ["plan"]
@@ -220,24 +221,30 @@ def _say_cost(study: _Study, planner: "Planner") -> int:
     """About how many runs there will be."""
     from repertory.sim.planning.outlook import most_trials, outlook
     from repertory.sim.planning.search import first_choices
-    from repertory.sim.planning.trials import cost_of
 
     choices = first_choices(planner)
     if not choices:
         raise ConfigError("no fleet within --max-devices can do; see the reasons above")
-    parts = tuple((name, _PROBED_FLEET * count) for name, count in choices[0].parts)
-    cost = cost_of(study.task(replace(choices[0], parts=parts), 1.0, planner.seeds[0]), _PROBED)
     cores = _cores()
     about, most = outlook(planner, cores), most_trials(planner)
-    each_s = cost.request_s * study.asked.stretch.requests
-    total_s = about.turns * each_s + cost.arrivals_s * len(planner.seeds)
+    costs = {choice.parts[0][0]: _cost(study, choice, planner.seeds[0]) for choice in choices}
+    runs_s = {name: cost.request_s * study.asked.stretch.requests for name, cost in costs.items()}
+    arrivals_s = max(cost.arrivals_s for cost in costs.values()) * len(planner.seeds)
+    total_s = arrivals_s + about.more_turns * median(runs_s.values())
+    total_s += sum(about.turns[name] * run_s for name, run_s in runs_s.items())
     names = ", ".join(f"{name} {count}" for name, count in most.items() if count)
     _say(
-        f"about {about.trials} simulations of up to {seconds_text(each_s)}, in all some "
-        f"{seconds_text(total_s)} on {cores} cores; at most "
-        f"{sum(most.values())} ({names}), {seconds_text(sum(most.values()) * each_s / cores)}"
+        f"about {about.trials} simulations of up to {seconds_text(max(runs_s.values()))}, in all "
+        f"some {seconds_text(total_s)} on {cores} cores; at most {sum(most.values())} ({names})"
     )
     return about.trials
+
+
+def _cost(study: _Study, smallest: "Choice", seed: int) -> "Cost":
+    from repertory.sim.planning.trials import cost_of
+
+    parts = tuple((name, _PROBED_FLEET * count) for name, count in smallest.parts)
+    return cost_of(study.task(replace(smallest, parts=parts), 1.0, seed), _PROBED)
 
 
 def _search(study: _Study, planner: "Planner", about: int, *, hidden: bool) -> "Plan":

@@ -27,9 +27,13 @@ _CUT = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
+    """Turns are whole runs, one after another: on several cores, seeds are side by side."""
+
     trials: int
-    turns: float
-    """Whole runs, one after another: on several cores, seeds are side by side."""
+    turns: Mapping[str, float]
+    """Of each type alone."""
+    more_turns: float
+    """Of mixes, and of the margin."""
 
 
 class _Guess:
@@ -58,20 +62,24 @@ class _Guess:
 
 def outlook(planner: Planner, cores: int) -> Outlook:
     """As if every type were searched to its end; then what is asked about mixes and the margin."""
-    found = _guessed(planner, cores)
-    trials, turns = found.trials, found.turns
-    for offer in planner.offers:
-        alone = _guessed(replace(planner, offers=(offer,), has_mixes=False), cores, at_most=1.0)
-        trials, turns = trials + alone.trials, turns + alone.turns
-    known = _guessed(replace(planner, has_mixes=False), cores, at_most=1.0)
-    return Outlook(trials - known.trials, turns - known.turns)
+    alone = {
+        offer.name: _guessed(replace(planner, offers=(offer,), has_mixes=False), cores, at_most=1.0)
+        for offer in planner.offers
+    }
+    whole = _guessed(planner, cores)
+    types = _guessed(replace(planner, has_mixes=False), cores, at_most=1.0)
+    return Outlook(
+        trials=sum(one.trials for one in alone.values()) + whole.trials - types.trials,
+        turns={name: one.turns for name, one in alone.items()},
+        more_turns=whole.turns - types.turns,
+    )
 
 
-def _guessed(planner: Planner, cores: int, at_most: float = inf) -> Outlook:
-    """Of runs up to a load."""
+def _guessed(planner: Planner, cores: int, at_most: float = inf) -> _Guess:
+    """Runs up to a load are counted."""
     guess = _Guess(planner, cores, at_most)
     Search(planner, guess.ask).run()
-    return Outlook(guess.trials, guess.turns)
+    return guess
 
 
 def most_trials(planner: Planner) -> Mapping[str, int]:
