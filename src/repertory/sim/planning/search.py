@@ -15,9 +15,10 @@ is only which fleets are asked about, and what is believed of the answers:
 6. Where more devices changed nothing, still more do not either.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, permutations
+from itertools import combinations, islice, permutations
 from statistics import fmean
 
 from repertory.sim.planning.evidence import Evidence
@@ -235,8 +236,8 @@ class Search:
         possible = [len(self._cheaper(line_of(each, self._planner))) for each in (one, other)]
         if possible[0] > possible[1]:
             one, other = other, one
-        for line in _mixed(one, other, self._planner):
-            self._cheapest_of(self._cheaper(line))
+        for line in _mixed(one, other, self._planner, self._cheaper):
+            self._cheapest_of(line)
 
     def _is_known_too_small(self, choice: Choice) -> bool:
         return any(
@@ -319,8 +320,8 @@ def first_choices(planner: Planner) -> list[Choice]:
     found = [line[0] for line in lines if line]
     if not found and planner.has_mixes:
         pairs = combinations(planner.offers, 2)
-        mixes = (line for one, other in pairs for line in _mixed(one, other, planner) if line)
-        found = [line[0] for line in mixes][:1]
+        mixes = (line for one, other in pairs for line in _mixed(one, other, planner, list) if line)
+        found = [line[0] for line in islice(mixes, 1)]
     return found
 
 
@@ -330,13 +331,25 @@ def line_of(offer: Offer, planner: Planner) -> list[Choice]:
     return [one for one in choices if _is_possible(one, planner)]
 
 
-def _mixed(one: Offer, other: Offer, planner: Planner) -> Iterator[list[Choice]]:
-    """For each number of the one, what could do with more and more of the other."""
+def _mixed(
+    one: Offer,
+    other: Offer,
+    planner: Planner,
+    cheaper: Callable[[Sequence[Choice]], list[Choice]],
+) -> Iterator[list[Choice]]:
+    """For each number of the one, what could do with more and more of the other.  To ask whether
+    it could takes the making of a fleet, so it is halved.
+    """
     for count in one.counts:
+        parts = ((more, ((one.name, count), (other.name, more))) for more in other.counts)
         choices = [
-            Choice(tuple(sorted(((one.name, count), (other.name, more))))) for more in other.counts
+            Choice(tuple(sorted(both)))
+            for more, both in parts
+            if count + more <= planner.most_devices
         ]
-        yield [choice for choice in choices if _is_possible(choice, planner)]
+        affordable = cheaper(choices)
+        first = bisect_left(affordable, True, key=planner.is_enough)
+        yield affordable[first:]
 
 
 def _is_possible(choice: Choice, planner: Planner) -> bool:
