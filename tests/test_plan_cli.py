@@ -120,6 +120,17 @@ def test_a_file_is_the_same_for_every_seed_and_played_once(files: Path, capsys: 
     assert len(json.loads(shown.out)["plan"]["best"]["trials"]) == 1
 
 
+def test_a_warm_up_too_short_for_first_reads_is_said(files: Path, capsys: Output) -> None:
+    """8 and 16 GB at 5 GB/s take 4.9 s; of 120 s, 12 warm up, of 12 s, 1.2."""
+    assert plan("--max-devices", "1") == 0
+    assert "is shorter than" not in capsys.readouterr().err
+    write_asked(files / "asked.jsonl", requests=30)
+    plan("--max-devices", "1")
+    said = capsys.readouterr().err
+    assert "the warm-up of 1.16 s is shorter than one node takes to read every model" in said
+    assert "(l4 4.9" in said
+
+
 def test_a_node_larger_than_what_may_be_had_is_said(files: Path, capsys: Output) -> None:
     (files / "gpus.yaml").write_text("gpus: [{gpu: h100_sxm, price: 3, per_node: 8}]")
     assert plan("--max-devices", "4") == 2

@@ -107,6 +107,7 @@ def plan(  # noqa: PLR0913  one for each flag
     excluded = _excluded(bounds, planner)
     _say_stretch(study, excluded)
     _say_refused(study, bounds, planner)
+    _say_cold(study, bounds, planner)
     about = _say_cost(study, planner)
     if sys.stdin.isatty() and not yes and not json:
         typer.confirm("Go on?", default=True, abort=True, err=True)
@@ -209,6 +210,24 @@ def _say_refused(study: _Study, bounds: "Bounds", planner: "Planner") -> None:
             "leave those requests out"
         )
     _say(words)
+
+
+def _say_cold(study: _Study, bounds: "Bounds", planner: "Planner") -> None:
+    """Types of which a node is still reading files when answers begin to count."""
+    warm_s, read_s = study.asked.stretch.warm_s, {}
+    for offer in planner.offers:
+        if offer.counts:
+            fleet = bounds.fleet(_any_of(offer))
+            asked = [spec for spec in fleet.models if spec.name in study.asked.models]
+            disk_bytes_per_s = fleet.machines[0].disk_bytes_per_s
+            read_s[offer.name] = sum(spec.weights_bytes for spec in asked) / disk_bytes_per_s
+    cold = [f"{name} {seconds_text(one)}" for name, one in read_s.items() if one > warm_s]
+    if cold:
+        _say(
+            f"the warm-up of {seconds_text(warm_s)} is shorter than one node takes to read every "
+            f"model that is asked for ({', '.join(cold)}): first reads count, which they would not "
+            "in a longer stretch (--requests); a faster disk shortens them"
+        )
 
 
 def _any_of(offer: "Offer") -> "Choice":
