@@ -96,9 +96,59 @@ def test_an_empty_workload_and_one_for_others_are_named(files: Path, capsys: Out
     assert "asked" in capsys.readouterr().err
 
 
+def test_requests_that_any_fleet_refuses_are_said_before_and_may_be_the_answer(
+    files: Path, capsys: Output
+) -> None:
+    """Longer than their model's context."""
+    rows = (files / "asked.jsonl").read_text().splitlines()
+    long = json.loads(rows[-1]) | {"prompt_tokens": 5000}
+    (files / "asked.jsonl").write_text("\n".join([*rows, json.dumps(long)]) + "\n")
+    assert plan("--max-devices", "1") == 0
+    said = capsys.readouterr().err
+    assert "1 of 301 requests are longer than their model's context" in said
+    (files / "asked.jsonl").write_text("\n".join([*rows, *[json.dumps(long)] * 9]) + "\n")
+    assert plan("--max-devices", "1") == 2
+    said = capsys.readouterr().err
+    assert "9 of 309 requests are longer" in said
+    assert "more than the 1.00% that may be; give the models more context" in said
+
+
+def test_a_file_is_the_same_for_every_seed_and_played_once(files: Path, capsys: Output) -> None:
+    assert plan("--json", "--seeds", "3", "--max-devices", "1") == 0
+    shown = capsys.readouterr()
+    assert "every seed plays the same requests of asked: one run of each fleet" in shown.err
+    assert len(json.loads(shown.out)["plan"]["best"]["trials"]) == 1
+
+
+def test_a_warm_up_too_short_for_first_reads_is_said(files: Path, capsys: Output) -> None:
+    """8 and 16 GB at 5 GB/s take 4.9 s; of 120 s, 12 warm up, of 12 s, 1.2."""
+    assert plan("--max-devices", "1") == 0
+    assert "is shorter than" not in capsys.readouterr().err
+    write_asked(files / "asked.jsonl", requests=30)
+    plan("--max-devices", "1")
+    said = capsys.readouterr().err
+    assert "the warm-up of 1.16 s is shorter than one node takes to read every model" in said
+    assert "(l4 4.88 s" in said
+
+
+def test_a_node_larger_than_what_may_be_had_is_said(files: Path, capsys: Output) -> None:
+    (files / "gpus.yaml").write_text("gpus: [{gpu: h100_sxm, price: 3, per_node: 8}]")
+    assert plan("--max-devices", "4") == 2
+    said = capsys.readouterr().err
+    assert "h100_sxm: a node of it has more devices than the 4 that may be had" in said
+
+
+def test_of_a_single_request_a_plan_can_be_made(files: Path, capsys: Output) -> None:
+    row = {"at_s": 0, "model": "a", "prompt_tokens": 10, "output_tokens": 5}
+    (files / "asked.jsonl").write_text(json.dumps(row) + "\n")
+    assert plan("--slo", "ttft_p99<60s", "--max-devices", "1") == 0
+    assert "cheapest: 1x l4" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("", "c.yaml:1: the file is empty; it needs at least 'gpus:'"),
         ("gpus: [{gpu: h101_sxm, price: 1}]", "c.yaml:1:14: 'gpus[0].gpu' is no GPU"),
         ("gpus: [{gpu: l4}]", "c.yaml:1:8: 'gpus[0]' needs 'price', such as 2.49"),
         ("gpus: [{gpu: l4, price: -1}]", "must be a number above 0"),

@@ -8,17 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repertory.sim.planning.evidence import Evidence, Limit
+from repertory.sim.planning.judging import Standing, Trial, can_still_meet, judge
+from repertory.sim.planning.outlook import most_trials, outlook
 from repertory.sim.planning.search import (
     Choice,
     Offer,
     Plan,
     Planner,
     Search,
-    Standing,
-    Trial,
-    judge,
     least,
-    most_trials,
 )
 
 Share = Callable[[Choice, float, int], float]
@@ -26,7 +24,7 @@ Share = Callable[[Choice, float, int], float]
 
 
 def trial(met: float) -> Trial:
-    return Trial((met,), (1.0,), Evidence({Limit.COMPUTE: 1}), 1000)
+    return Trial((met,), (1.0,), Evidence({Limit.COMPUTE: 1}), 1000, is_cut=met < 0.97)
 
 
 def planner(offers: Sequence[Offer], seeds: int = 3, *, mixes: bool = False) -> Planner:
@@ -139,6 +137,44 @@ def test_a_plan_takes_no_more_runs_than_were_announced() -> None:
     assert plan.trials <= sum(most_trials(given_).values())
 
 
+@pytest.mark.parametrize("mixes", [False, True])
+def test_the_outlook_is_between_one_run_and_the_most_there_can_be(*, mixes: bool) -> None:
+    given_ = planner([offer("a", 1.0, 64), offer("b", 1.1, 64)], mixes=mixes)
+    one, two = outlook(given_, 1), outlook(given_, 2)
+    assert 10 < one.trials == two.trials < sum(most_trials(given_).values())
+    assert all(1.0 < two.turns[name] < one.turns[name] for name in "ab")
+    assert 1.0 < two.more_turns < one.more_turns
+    assert sum(one.turns.values()) + one.more_turns <= one.trials
+
+
+def test_once_there_is_a_best_a_type_that_cannot_beat_it_takes_one_run() -> None:
+    """The largest that costs less is asked about first: where it does not meet, none does."""
+    plan = searched(planner([offer("a", 1.0), offer("b", 1.1)]), enough({"a": 0.1, "b": 0.05}))
+    assert plan.best is not None
+    assert plan.best.choice.words == "10x a"
+    assert [one.choice.words for one in plan.tried if "b" in one.choice.words] == ["9x b"]
+
+
+def test_where_more_devices_changed_nothing_still_more_do_not_either() -> None:
+    asked = []
+
+    def ask(choice: Choice, load: float, seeds: Sequence[int]) -> list[Trial]:
+        asked.append(choice.devices)
+        met = min(0.98 + choice.devices / 1000, 0.985)
+        return [Trial((met,), (5.0 - met,), Evidence({Limit.COMPUTE: 1}), 9) for _ in seeds]
+
+    plan = Search(planner([offer("a", 1.0)]), ask).run()
+    assert plan.best is None
+    assert max(asked) == 16, "as 8: 32 and 40 were not asked about"
+
+
+def test_runs_that_were_cut_are_not_alike() -> None:
+    """Nobody in time of 8 and of 16 devices says nothing of 32."""
+    plan = searched(planner([offer("a", 1.0)]), enough({"a": 1 / 32}))
+    assert plan.best is not None
+    assert plan.best.choice.words == "32x a"
+
+
 def test_an_interrupted_search_knows_its_best() -> None:
     def ask(choice: Choice, load: float, seeds: Sequence[int]) -> list[Trial]:
         if load > 1.0:
@@ -166,3 +202,23 @@ def test_an_interrupted_search_knows_its_best() -> None:
 )
 def test_seeds_decide_by_their_interval(shares: list[float], standing: Standing) -> None:
     assert judge([trial(share) for share in shares], (0.99,)) is standing
+
+
+@given(
+    shares=st.lists(st.floats(0.95, 1.0), min_size=2, max_size=4),
+    further=st.lists(st.floats(0.95, 1.0), min_size=2, max_size=4),
+)
+def test_what_can_no_longer_meet_does_not_whatever_further_seeds_say(
+    shares: list[float], further: list[float]
+) -> None:
+    seen = [trial(share) for share in shares]
+    if not can_still_meet(seen, (0.99,), len(further)):
+        more = [trial(share) for share in further]
+        assert judge([*seen, *more], (0.99,)) is not Standing.MEETS
+
+
+def test_further_seeds_are_not_asked_where_they_could_not_make_it_good() -> None:
+    seen = {0: 0.9955, 1: 0.9788, 2: 0.9811}
+    plan = searched(planner([offer("a", 1.0, 1)]), lambda choice, load, seed: seen[seed])
+    assert [one.standing for one in plan.tried] == [Standing.UNSURE]
+    assert plan.trials == 3

@@ -1,7 +1,7 @@
 """Where a workload is busiest, against every stretch of it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given
@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from repertory.domain.errors import ConfigError
 from repertory.domain.workloads import Arrival
-from repertory.sim.planning.stretches import Tokens, busiest
+from repertory.sim.planning.stretches import busiest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Listed:
     """A workload that is a list."""
 
@@ -54,7 +54,8 @@ def test_of_equals_the_first_is_taken() -> None:
 def test_a_short_workload_is_one_stretch_from_its_beginning() -> None:
     asked = busiest(asks(5, 6, 15), 0, 100)
     assert (asked.stretch.begin_s, asked.stretch.span_s, asked.stretch.requests) == (0.0, 15.0, 3)
-    assert asked.models == {"a": Tokens(16, 2), "b": Tokens(8, 1)}
+    found = {name: (one.prompt.tolist(), one.output.tolist()) for name, one in asked.models.items()}
+    assert found == {"a": ([8, 8], [1, 1]), "b": ([8], [1])}
 
 
 def test_models_outside_of_the_stretch_are_not_asked_for() -> None:
@@ -80,7 +81,7 @@ def test_what_is_played_is_what_was_measured_where_many_come_at_once() -> None:
     """The stretch begins in the middle of an instant; all of that instant come."""
     asked = busiest(asks(1, 5, 5, 5, 5.5, 90), 0, 3)
     played = list(asked.stretch.arrivals(0))
-    assert sum(one.prompt for one in asked.models.values()) == sum(
+    assert sum(one.prompt.sum() for one in asked.models.values()) == sum(
         one.prompt_tokens for one in played
     )
     assert asked.stretch.span_s == played[-1].at_s
@@ -102,7 +103,7 @@ def test_what_is_counted_of_a_stretch_is_what_is_played_of_it(
     count = min(requests, len(rows))
     played = list(asked.stretch.arrivals(0))
     assert len(played) == count == asked.stretch.requests
-    found = {name: (one.prompt, one.output) for name, one in asked.models.items()}
+    found = {name: (one.prompt.sum(), one.output.sum()) for name, one in asked.models.items()}
     wanted: dict[str, tuple[int, int]] = {}
     for one in played:
         prompt, output = wanted.get(one.model, (0, 0))
@@ -110,3 +111,21 @@ def test_what_is_counted_of_a_stretch_is_what_is_played_of_it(
     assert found == wanted
     assert asked.stretch.span_s == pytest.approx(played[-1].at_s)
     assert asked.counted == sum(one.at_s >= asked.stretch.warm_s for one in played)
+
+
+def test_a_stretch_is_made_once_for_each_seed_and_played_again_from_memory() -> None:
+    """At any load."""
+    opened = []
+
+    class Counted(Listed):
+        def arrivals(self, seed: int) -> Iterator[Arrival]:
+            opened.append(seed)
+            return super().arrivals(seed)
+
+    stretch = busiest(Counted(asks(0, 1, 2, 3).rows), 7, 3).stretch
+    opened.clear()
+    faster = replace(stretch, load=2.0)
+    for seed in (7, 8):
+        assert [one.at_s for one in stretch.arrivals(seed)] == [0.0, 1.0, 2.0]
+        assert [one.at_s for one in faster.arrivals(seed)] == [0.0, 0.5, 1.0]
+    assert opened == [7, 8]

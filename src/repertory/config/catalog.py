@@ -138,7 +138,7 @@ def read_catalog(path: Path) -> tuple[Offered, ...]:
 def parse_catalog(text: str, source: str) -> tuple[Offered, ...]:
     """`ConfigError` names every mistake, a line each."""
     reading = Reading(Path())
-    found = CATALOG.read(read_yaml(text, source), reading)
+    found = CATALOG.read(read_yaml(text, source, "gpus"), reading)
     offered: dict[str, Offered] = {}
     for entry in found["gpus"].value if "gpus" in found else []:
         one = _offered(entry, reading)

@@ -185,7 +185,7 @@ def read_models(path: Path) -> tuple[ModelSpec, ...]:
 def parse_fleet(text: str, source: str) -> Fleet:
     """`ConfigError` names every mistake, a line each."""
     reading = Reading(Path())
-    root = read_yaml(text, source)
+    root = read_yaml(text, source, "nodes")
     found = FLEET.read(root, reading)
     machines: list[Machine] = []
     names: dict[str, Value] = {}

@@ -27,8 +27,10 @@ _KINDS = {
 }
 
 
-def read_yaml(text: str, source: str) -> "Value":
-    """The root of a document; `ConfigError` with its place if it is none."""
+def read_yaml(text: str, source: str, first: str = "models") -> "Value":
+    """The root of a document; `ConfigError` with its place if it is none.  `first`: a key that
+    every such file has.
+    """
     try:
         node = yaml.compose(text, Loader=_Shallow)
     except yaml.MarkedYAMLError as error:
@@ -39,7 +41,7 @@ def read_yaml(text: str, source: str) -> "Value":
         line = text.count("\n", 0, error.position) + 1
         raise ConfigError(f"{source}:{line}: not valid YAML: {error.reason}") from None
     if node is None:
-        raise ConfigError(f"{source}:1: the file is empty; it needs at least 'models:'")
+        raise ConfigError(f"{source}:1: the file is empty; it needs at least '{first}:'")
     return Value(node, source, "")
 
 

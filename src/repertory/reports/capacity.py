@@ -5,7 +5,8 @@ from statistics import median
 
 from repertory.reports.figures import seconds_text
 from repertory.sim.planning.evidence import Limit
-from repertory.sim.planning.search import Judged, Plan, Trial
+from repertory.sim.planning.judging import Trial
+from repertory.sim.planning.search import Judged, Plan
 from repertory.sim.planning.trials import Term
 
 __all__ = ["columns", "conclusions", "limit_text", "rows", "term_text"]
@@ -97,7 +98,12 @@ def _margin(holds_load: float, breaks: Judged | None) -> str:
 
 
 def _says(judged: Judged, limit: Limit) -> str:
-    return f"{_late_share(judged, limit)} {_WAITED[limit]}"
+    """Slots of busy devices count as compute, and are still what was waited for."""
+    late, waited = judged.evidence.late, _WAITED[limit]
+    if limit is Limit.COMPUTE and late.get(Limit.SLOTS, 0) > late.get(Limit.COMPUTE, 0):
+        busy = f"{100 * judged.evidence.busy_share:.0f} %"
+        waited = f"{_WAITED[Limit.SLOTS]}, on devices that compute {busy} of the time"
+    return f"{_late_share(judged, limit)} {waited}"
 
 
 def _evidence(judged: Judged) -> str:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,9 +123,13 @@ class Source:
         return recipe.arrivals(seed, days=days, rate_per_s=rate_per_s, requests=self.part.requests)
 
     def recipe(self) -> "Recipe":
-        from repertory.traces.recipes import find_recipe
+        return _recipe(self.name, self.data)
 
-        return find_recipe(self.name, self.data)
+    @property
+    def is_fixed(self) -> bool:
+        """Every seed plays the very same requests."""
+        is_whole = self.part.rate_per_s is None
+        return self.path is not None or (is_whole and self.recipe().replay_s is not None)
 
     def expected(self) -> float | None:
         """About how many requests there will be; None: nobody knows before."""
@@ -133,6 +138,14 @@ class Source:
             return most
         whole = self.recipe().expected_requests(self.part.chosen_days(), self.part.rate_per_s)
         return whole if most is None else min(whole, most)
+
+
+@lru_cache(maxsize=4)
+def _recipe(name: str, data: Path | None) -> "Recipe":
+    """Some read all of their data to know how much it is."""
+    from repertory.traces.recipes import find_recipe
+
+    return find_recipe(name, data)
 
 
 def _say(words: str) -> None:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -23,15 +24,20 @@ from repertory.reports.figures import seconds_text
 
 if TYPE_CHECKING:
     from repertory.sim.planning.bounds import Bounds
-    from repertory.sim.planning.search import Choice, Plan, Planner, Trial
+    from repertory.sim.planning.judging import Trial
+    from repertory.sim.planning.search import Choice, Offer, Plan, Planner
     from repertory.sim.planning.stretches import Asked
-    from repertory.sim.planning.trials import Task
+    from repertory.sim.planning.trials import Cost, Task
     from repertory.traces.summary import Slo
 
 __all__ = ["plan"]
 
 _PROBED = 1000
 """Requests of the run that says how long the others will take."""
+_PROBED_FLEET = 2
+"""It is on a fleet so many times as large as the smallest: that one would be late from the start,
+and answer nobody.
+"""
 
 
 @app.command()
@@ -84,7 +90,10 @@ def plan(  # noqa: PLR0913  one for each flag
     known = None if models is None else read_models(models)
     asked = _busiest(source, seed, requests)
     study = _Study({one.gpu.name: one for one in offered}, known, source, asked, aim, policy)
-    bounds = Bounds(study.fleet, asked)
+    if source.is_fixed and seeds > 1:
+        _say(f"every seed plays the same requests of {source.name}: one run of each fleet")
+        seeds = 1
+    bounds = Bounds(study.fleet, asked, aim)
     planner = Planner(
         offers=tuple(
             Offer(one.gpu.name, one.usd_per_h, one.counts(max_devices)) for one in offered
@@ -96,10 +105,13 @@ def plan(  # noqa: PLR0913  one for each flag
         has_mixes=mixes,
     )
     excluded = _excluded(bounds, planner)
-    _say_cost(study, planner, excluded)
+    _say_stretch(study, excluded)
+    _say_refused(study, bounds, planner)
+    _say_cold(study, bounds, planner)
+    about = _say_cost(study, planner)
     if sys.stdin.isatty() and not yes and not json:
         typer.confirm("Go on?", default=True, abort=True, err=True)
-    found = _search(study, planner, hidden=json)
+    found = _search(study, planner, about, hidden=json)
     _tell(study, found, excluded, json=json)
 
 
@@ -168,11 +180,8 @@ def _excluded(bounds: "Bounds", planner: "Planner") -> dict[str, str]:
     return found
 
 
-def _say_cost(study: _Study, planner: "Planner", excluded: Mapping[str, str]) -> None:
-    """On stderr: stdout is the plan's."""
-    from repertory.sim.planning.search import first_choices, most_trials
-    from repertory.sim.planning.trials import cost_s
-
+def _say_stretch(study: _Study, excluded: Mapping[str, str]) -> None:
+    """On stderr, as all that is said before: stdout is the plan's."""
     asked = study.asked
     _say(
         f"{asked.stretch.requests:,} of {asked.whole_requests:,} requests of {study.source.name}, "
@@ -181,23 +190,84 @@ def _say_cost(study: _Study, planner: "Planner", excluded: Mapping[str, str]) ->
     )
     for name, why in excluded.items():
         _say(f"not alone: {name}: {why}")
+
+
+def _say_refused(study: _Study, bounds: "Bounds", planner: "Planner") -> None:
+    """What is longer than its model's context is refused by any fleet, and counts as late."""
+    offer = next(one for one in planner.offers if one.counts)
+    refused = bounds.refused(_any_of(offer))
+    if not refused:
+        return
+    asked = study.asked.stretch.requests
+    words = (
+        f"{refused:,} of {asked:,} requests are longer than their model's context; any fleet "
+        "refuses them, and they count as late"
+    )
+    allowed = 1.0 - max(planner.wanted)
+    if refused > allowed * asked:
+        raise ConfigError(
+            f"{words}: more than the {allowed:.2%} that may be; give the models more context, or "
+            "leave those requests out"
+        )
+    _say(words)
+
+
+def _say_cold(study: _Study, bounds: "Bounds", planner: "Planner") -> None:
+    """Types of which a node is still reading files when answers begin to count."""
+    warm_s, read_s = study.asked.stretch.warm_s, {}
+    for offer in planner.offers:
+        if offer.counts:
+            fleet = bounds.fleet(_any_of(offer))
+            asked = [spec for spec in fleet.models if spec.name in study.asked.models]
+            disk_bytes_per_s = fleet.machines[0].disk_bytes_per_s
+            read_s[offer.name] = sum(spec.weights_bytes for spec in asked) / disk_bytes_per_s
+    cold = [f"{name} {seconds_text(one)}" for name, one in read_s.items() if one > warm_s]
+    if cold:
+        _say(
+            f"the warm-up of {seconds_text(warm_s)} is shorter than one node takes to read every "
+            f"model that is asked for ({', '.join(cold)}): first reads count, which they would not "
+            "in a longer stretch (--requests); a faster disk shortens them"
+        )
+
+
+def _any_of(offer: "Offer") -> "Choice":
+    from repertory.sim.planning.search import Choice
+
+    return Choice(((offer.name, offer.counts[0]),))
+
+
+def _say_cost(study: _Study, planner: "Planner") -> int:
+    """About how many runs there will be."""
+    from repertory.sim.planning.outlook import most_trials, outlook
+    from repertory.sim.planning.search import first_choices
+
     choices = first_choices(planner)
     if not choices:
         raise ConfigError("no fleet within --max-devices can do; see the reasons above")
-    stretch = replace(asked.stretch, requests=min(_PROBED, asked.stretch.requests))
-    each_s = cost_s(replace(study.task(choices[0], 1.0, planner.seeds[0]), stretch=stretch))
-    most = most_trials(planner)
     cores = _cores()
-    total_s = sum(most.values()) * each_s * asked.stretch.requests / cores
-    parts = ", ".join(f"{name} {count}" for name, count in most.items() if count)
+    about, most = outlook(planner, cores), most_trials(planner)
+    costs = {choice.parts[0][0]: _cost(study, choice, planner.seeds[0]) for choice in choices}
+    runs_s = {name: cost.request_s * study.asked.stretch.requests for name, cost in costs.items()}
+    arrivals_s = max(cost.arrivals_s for cost in costs.values()) * len(planner.seeds)
+    total_s = arrivals_s + about.more_turns * median(runs_s.values())
+    total_s += sum(about.turns[name] * run_s for name, run_s in runs_s.items())
+    names = ", ".join(f"{name} {count}" for name, count in most.items() if count)
     _say(
-        f"at most {sum(most.values())} simulations ({parts}), {seconds_text(total_s)} on {cores} "
-        f"cores; mostly far fewer, and those that are late from the start end early"
+        f"about {about.trials} simulations of up to {seconds_text(max(runs_s.values()))}, in all "
+        f"some {seconds_text(total_s)} on {cores} cores; at most {sum(most.values())} ({names})"
     )
+    return about.trials
 
 
-def _search(study: _Study, planner: "Planner", *, hidden: bool) -> "Plan":
-    from repertory.sim.planning.search import Search, most_trials
+def _cost(study: _Study, smallest: "Choice", seed: int) -> "Cost":
+    from repertory.sim.planning.trials import cost_of
+
+    parts = tuple((name, _PROBED_FLEET * count) for name, count in smallest.parts)
+    return cost_of(study.task(replace(smallest, parts=parts), 1.0, seed), _PROBED)
+
+
+def _search(study: _Study, planner: "Planner", about: int, *, hidden: bool) -> "Plan":
+    from repertory.sim.planning.search import Search
     from repertory.sim.planning.trials import Crew
 
     shown = (TextColumn("{task.completed} runs"), BarColumn(), TextColumn("{task.description}"))
@@ -209,14 +279,15 @@ def _search(study: _Study, planner: "Planner", *, hidden: bool) -> "Plan":
             *shown, TimeElapsedColumn(), console=console, transient=True, disable=hidden
         ) as bar,
     ):
-        task = bar.add_task("", total=sum(most_trials(planner).values()))
+        task = bar.add_task("", total=about)
 
         def tell(plan: "Plan") -> None:
             best = plan.best
             words = "none meets it so far"
             if best is not None:
                 words = f"best so far {best.choice.words}, {best.usd_per_h:.2f} USD/h"
-            bar.update(task, completed=plan.trials, description=words)
+            total = max(about, plan.trials + 1)
+            bar.update(task, completed=plan.trials, total=total, description=words)
 
         def ask(choice: "Choice", load: float, seeds: Sequence[int]) -> "Sequence[Trial]":
             return crew.run([study.task(choice, load, seed) for seed in seeds])

@@ -7,24 +7,26 @@ is only which fleets are asked about, and what is believed of the answers:
    the number grows by ever larger steps until one meets, then the gap is halved.
 2. Noise makes that untrue at the edge: the next two below what was found are tried too, and the
    smaller one is taken if it meets.
-3. One run is no proof.  A fleet *meets* if the share of answers in time, averaged over seeds, is
-   high enough by the lower end of its confidence interval; else it fails, or nobody knows, and
-   then as many seeds again are asked, once.  What nobody knows is not called met.
+3. What nobody knows by its seeds (`judging`) is asked about with as many again, once, if that can
+   still make it good.  What nobody knows then is not called met.
 4. A run far from enough decides alone.
-5. What costs no less than the cheapest that meets is not tried.
+5. What costs no less than the cheapest that meets is not tried.  Once there is one, the largest
+   that costs less is asked about first: where it does not meet, the smaller ones do not.
+6. Where more devices changed nothing, still more do not either.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from itertools import combinations
-from math import ceil, log2, sqrt
-from statistics import fmean, stdev
+from itertools import combinations, islice, permutations
+from statistics import fmean
 
 from repertory.sim.planning.evidence import Evidence
+from repertory.sim.planning.judging import Standing, Trial, can_still_meet, first_look, judge
 
 __all__ = [
     "LOAD_STEP",
+    "LOAD_STEPS",
     "Ask",
     "Choice",
     "Judged",
@@ -32,24 +34,15 @@ __all__ = [
     "Plan",
     "Planner",
     "Search",
-    "Standing",
-    "Trial",
     "first_choices",
-    "judge",
     "least",
-    "most_trials",
+    "line_of",
 ]
 
 LOAD_STEP = 1.05
 """How exactly the load is found that a fleet still bears."""
-_LOAD_STEPS = 28
+LOAD_STEPS = 28
 """Up to four times the load: who has more room than that has no margin to speak of."""
-_T95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812, 1.796, 1.782)
-"""One-sided 95 % points of Student's t for 1 to 12 degrees of freedom (any table of it)."""
-_T95_MANY = 1.771
-"""For 13; beyond it is less, so that the interval is no narrower than it should be."""
-_FAR = 2.0
-"""So many times as many late answers as are allowed: no seed makes that good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,28 +77,6 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
-    """One run, seen against the objective: a value for each of its terms."""
-
-    met: tuple[float, ...]
-    """The share of answers within the limit."""
-    at_s: tuple[float | None, ...]
-    """The quantile that the limit is on; None: it falls on an answer that never came."""
-    evidence: Evidence
-    requests: int
-    """That were counted."""
-    is_cut: bool = False
-    """It was stopped when so many were late that the rest could not make it good."""
-
-
-class Standing(Enum):
-    MEETS = "meets"
-    FAILS = "fails"
-    UNSURE = "unsure"
-    """Its seeds lie on both sides, or too near the edge."""
-
-
-@dataclass(frozen=True, slots=True)
 class Judged:
     """A fleet under a load, and what its runs say."""
 
@@ -123,6 +94,12 @@ class Judged:
     @property
     def is_met(self) -> bool:
         return self.standing is Standing.MEETS
+
+    def is_like(self, other: "Judged") -> bool:
+        """All that was measured of answers is the same; a run that was cut was not measured."""
+        mine, others = ([(one.met, one.at_s) for one in each.trials] for each in (self, other))
+        is_known = all(None not in at_s for _, at_s in mine)
+        return mine == others and is_known and not any(one.is_cut for one in self.trials)
 
     @property
     def evidence(self) -> Evidence:
@@ -184,7 +161,7 @@ class Search:
         self._is_whole = False
 
     def run(self) -> Plan:
-        lines = [(offer, _line(offer, self._planner)) for offer in self._planner.offers]
+        lines = [(offer, line_of(offer, self._planner)) for offer in self._planner.offers]
         possible = [(offer, line) for offer, line in lines if line]
         for offer, line in sorted(possible, key=lambda each: self._order(each[1][0])):
             cheaper = self._cheaper(line)
@@ -214,7 +191,8 @@ class Search:
         )
 
     def price(self, choice: Choice) -> float:
-        return sum(count * self._prices[name] for name, count in choice.parts)
+        """Rounded: sums of other parts may be the same price, and differ in the last digit."""
+        return round(sum(count * self._prices[name] for name, count in choice.parts), 6)
 
     def _order(self, choice: Choice) -> tuple[float, Choice]:
         return self.price(choice), choice
@@ -223,25 +201,43 @@ class Search:
         best = self._best
         return [one for one in line if best is None or self.price(one) < best.usd_per_h]
 
-    def _cheapest_of(self, line: Sequence[Choice], *, is_pruned: bool = False) -> None:
-        """Of choices that only grow."""
+    def _cheapest_of(self, line: Sequence[Choice]) -> None:
+        """Of choices that only grow.  Within a fleet of two types that failed, none is tried."""
 
         def meets(at: int) -> bool:
-            if is_pruned and self._is_known_too_small(line[at]):
+            choice = line[at]
+            if len(choice.parts) > 1 and self._is_known_too_small(choice):
                 return False
-            return self._judge(line[at], 1.0).standing is Standing.MEETS
+            if (choice, 1.0) not in self._judged and self._has_more_of_no_use(choice):
+                return False
+            return self._judge(choice, 1.0).is_met
 
-        found = least(meets, 0, len(line) - 1) if line else None
+        if not line or (self._best is not None and not meets(len(line) - 1)):
+            return
+        found = least(meets, 0, len(line) - 1)
         if found is not None:
             self._best = self._judge(line[found], 1.0)
             self._tell(self.plan)
 
+    def _has_more_of_no_use(self, choice: Choice) -> bool:
+        """Two fleets within it did not meet: one with more, and alike to the last digit."""
+        smaller = [
+            tried
+            for (other, load), tried in self._judged.items()
+            if load == 1.0 and not tried.is_met and other != choice and other.is_within(choice)
+        ]
+        return any(
+            one.is_like(more) and one.choice.is_within(more.choice)
+            for one, more in permutations(smaller, 2)
+        )
+
     def _mix(self, one: Offer, other: Offer) -> None:
-        """For each number of the one, the fewest of the other; whatever is within a fleet that
-        failed is taken to fail.
-        """
-        for line in _mixed(one, other, self._planner):
-            self._cheapest_of(self._cheaper(line), is_pruned=True)
+        """For each number of the type that can be had in fewer, the fewest of the other."""
+        possible = [len(self._cheaper(line_of(each, self._planner))) for each in (one, other)]
+        if possible[0] > possible[1]:
+            one, other = other, one
+        for line in _mixed(one, other, self._planner, self._cheaper):
+            self._cheapest_of(line)
 
     def _is_known_too_small(self, choice: Choice) -> bool:
         return any(
@@ -256,7 +252,7 @@ class Search:
             ((name, count),) = best.choice.parts
             offers = {offer.name: offer for offer in self._planner.offers}
             larger = [
-                choice for choice in _line(offers[name], self._planner) if choice.devices > count
+                choice for choice in line_of(offers[name], self._planner) if choice.devices > count
             ]
             for choice in larger[:1]:
                 self._judge(choice, 1.0)
@@ -265,8 +261,8 @@ class Search:
         def breaks(step: int) -> bool:
             return self._at_load(best, step).standing is not Standing.MEETS
 
-        found = least(breaks, 1, _LOAD_STEPS)
-        self._holds_load = LOAD_STEP ** ((_LOAD_STEPS + 1 if found is None else found) - 1)
+        found = least(breaks, 1, LOAD_STEPS)
+        self._holds_load = LOAD_STEP ** ((LOAD_STEPS + 1 if found is None else found) - 1)
         self._breaks = None if found is None else self._at_load(best, found)
 
     def _at_load(self, best: Judged, step: int) -> Judged:
@@ -281,42 +277,18 @@ class Search:
         trials: list[Trial] = []
         standing = Standing.UNSURE
         for more in (seeds[:1], seeds[1:], again if len(seeds) > 1 else range(0)):
-            if standing is Standing.UNSURE and more:
-                trials += self._ask(choice, load, more)
-                self._trials += len(more)
-                is_alone = len(trials) == 1 < len(seeds)
-                standing = _first_look(trials[0], wanted) if is_alone else judge(trials, wanted)
+            if not more or standing is not Standing.UNSURE:
+                continue
+            if more is again and not can_still_meet(trials, wanted, len(again)):
+                continue
+            trials += self._ask(choice, load, more)
+            self._trials += len(more)
+            is_alone = len(trials) == 1 < len(seeds)
+            standing = first_look(trials[0], wanted) if is_alone else judge(trials, wanted)
         found = Judged(choice, self.price(choice), load, standing, tuple(trials))
         self._judged[choice, load] = found
         self._tell(self.plan)
         return found
-
-
-def judge(trials: Sequence[Trial], wanted: Sequence[float]) -> Standing:
-    """By the 95 % confidence interval over seeds of each term's share.  Of one run: as it is."""
-    standings = [
-        _standing([trial.met[at] for trial in trials], share) for at, share in enumerate(wanted)
-    ]
-    for worst in (Standing.FAILS, Standing.UNSURE):
-        if worst in standings:
-            return worst
-    return Standing.MEETS
-
-
-def _standing(shares: Sequence[float], wanted: float) -> Standing:
-    mean, freedom = fmean(shares), len(shares) - 1
-    width = 0.0
-    if freedom:
-        t95 = _T95[freedom - 1] if freedom <= len(_T95) else _T95_MANY
-        width = t95 * stdev(shares) / sqrt(len(shares))
-    if mean - width >= wanted:
-        return Standing.MEETS
-    return Standing.FAILS if mean + width < wanted else Standing.UNSURE
-
-
-def _first_look(trial: Trial, wanted: Sequence[float]) -> Standing:
-    is_far = any(1 - met > _FAR * (1 - share) for met, share in zip(trial.met, wanted, strict=True))
-    return Standing.FAILS if is_far or trial.is_cut else Standing.UNSURE
 
 
 def _means(trials: Sequence[Trial], terms: int) -> Iterator[float]:
@@ -344,47 +316,41 @@ def least(is_true: Callable[[int], bool], first: int, last: int) -> int | None:
 
 def first_choices(planner: Planner) -> list[Choice]:
     """Of each type that can do alone, the smallest fleet; else the first mix that could do."""
-    lines = [_line(offer, planner) for offer in planner.offers]
+    lines = [line_of(offer, planner) for offer in planner.offers]
     found = [line[0] for line in lines if line]
     if not found and planner.has_mixes:
         pairs = combinations(planner.offers, 2)
-        mixes = (line for one, other in pairs for line in _mixed(one, other, planner) if line)
-        found = [line[0] for line in mixes][:1]
+        mixes = (line for one, other in pairs for line in _mixed(one, other, planner, list) if line)
+        found = [line[0] for line in islice(mixes, 1)]
     return found
 
 
-def _line(offer: Offer, planner: Planner) -> list[Choice]:
+def line_of(offer: Offer, planner: Planner) -> list[Choice]:
     """Of one type, all that could do."""
     choices = [Choice(((offer.name, count),)) for count in offer.counts]
     return [one for one in choices if _is_possible(one, planner)]
 
 
-def _mixed(one: Offer, other: Offer, planner: Planner) -> Iterator[list[Choice]]:
-    """For each number of the one, what could do with more and more of the other."""
+def _mixed(
+    one: Offer,
+    other: Offer,
+    planner: Planner,
+    cheaper: Callable[[Sequence[Choice]], list[Choice]],
+) -> Iterator[list[Choice]]:
+    """For each number of the one, what could do with more and more of the other.  To ask whether
+    it could takes the making of a fleet, so it is halved.
+    """
     for count in one.counts:
-        choices = [Choice(((one.name, count), (other.name, more))) for more in other.counts]
-        yield [choice for choice in choices if _is_possible(choice, planner)]
+        parts = ((more, ((one.name, count), (other.name, more))) for more in other.counts)
+        choices = [
+            Choice(tuple(sorted(both)))
+            for more, both in parts
+            if count + more <= planner.most_devices
+        ]
+        affordable = cheaper(choices)
+        first = bisect_left(affordable, True, key=planner.is_enough)
+        yield affordable[first:]
 
 
 def _is_possible(choice: Choice, planner: Planner) -> bool:
     return choice.devices <= planner.most_devices and planner.is_enough(choice)
-
-
-def most_trials(planner: Planner) -> Mapping[str, int]:
-    """How many runs there can be, by what for; unless noise leads further down than two steps."""
-    each = len(planner.seeds) * (2 if len(planner.seeds) > 1 else 1)
-    most = {offer.name: each * _looks(len(_line(offer, planner))) for offer in planner.offers}
-    if planner.has_mixes:
-        most["mixes"] = each * sum(
-            len(one.counts) * _looks(len(other.counts))
-            for one, other in combinations(planner.offers, 2)
-        )
-    most["margin"] = each * (1 + _looks(_LOAD_STEPS))
-    return most
-
-
-def _looks(candidates: int) -> int:
-    """Growing, halving, and one more below."""
-    if candidates < 3:
-        return candidates
-    return min(candidates, 2 * ceil(log2(candidates)) + 2)

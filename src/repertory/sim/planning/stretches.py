@@ -6,6 +6,7 @@ A fleet is chosen for its worst hour: the first requests of a week are a night's
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 
 import numpy as np
@@ -15,12 +16,15 @@ from repertory.domain.errors import ConfigError
 from repertory.domain.workloads import Arrival
 from repertory.sim.many import Workload
 
-__all__ = ["Asked", "Stretch", "Tokens", "busiest"]
+__all__ = ["Asked", "Lengths", "Stretch", "busiest"]
 
 _PROMPT_TOKENS = 8.0
 """So many of a prompt weigh as much as one of an answer, as in SG-20's ranking by demand."""
 _WARM_SHARE = 0.1
 """Of the stretch: the first requests find an empty fleet, which is no part of what is planned."""
+_MOST_KEPT = 100_000
+"""Requests of a stretch that is kept between runs, some 250 bytes each; longer ones are made anew
+for each run, as is all that comes before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +45,29 @@ class Stretch:
 
     def arrivals(self, seed: int) -> Iterator[Arrival]:
         begin_s, load = self.begin_s, self.load
-        later = (one for one in self.workload.arrivals(seed) if one.at_s >= begin_s)
+        made = _kept if self.requests <= _MOST_KEPT else _made
         return (
-            replace(one, at_s=(one.at_s - begin_s) / load) for one in islice(later, self.requests)
+            replace(one, at_s=(one.at_s - begin_s) / load)
+            for one in made(self.workload, begin_s, self.requests, seed)
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    prompt: int
-    output: int
+def _made(workload: Workload, begin_s: float, requests: int, seed: int) -> Iterator[Arrival]:
+    return islice((one for one in workload.arrivals(seed) if one.at_s >= begin_s), requests)
+
+
+@lru_cache(maxsize=8)
+def _kept(workload: Workload, begin_s: float, requests: int, seed: int) -> tuple[Arrival, ...]:
+    """Of a workload of many days, what comes before takes longer to make than a run to simulate."""
+    return tuple(_made(workload, begin_s, requests, seed))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lengths:
+    """Of the requests for one model, one by one."""
+
+    prompt: NDArray[np.int32]
+    output: NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +79,7 @@ class Asked:
     whole_s: float
     counted: int
     """Requests after the warm-up."""
-    models: Mapping[str, Tokens]
+    models: Mapping[str, Lengths]
 
 
 def busiest(workload: Workload, seed: int, requests: int) -> Asked:
@@ -88,7 +105,7 @@ def busiest(workload: Workload, seed: int, requests: int) -> Asked:
     stretch = Stretch(workload, begin_s, float(at_s[part][-1]) - begin_s, count)
     which = np.asarray(models)[part]
     asked = {
-        name: Tokens(int(prompt[part][which == at].sum()), int(output[part][which == at].sum()))
+        name: Lengths(prompt[part][which == at], output[part][which == at])
         for name, at in names.items()
         if (which == at).any()
     }

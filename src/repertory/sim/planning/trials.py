@@ -6,10 +6,12 @@ A run ends as soon as so many answers were late that all that are left could not
 import multiprocessing
 import resource
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 from math import inf
 from multiprocessing.synchronize import Event
 from types import TracebackType
@@ -18,15 +20,15 @@ from typing import Self
 import numpy as np
 
 from repertory.domain.errors import RepertoryError
-from repertory.domain.workloads import Ending, RequestRecord
+from repertory.domain.workloads import Arrival, Ending, RequestRecord
 from repertory.sim.many import deaf_to_ctrl_c
 from repertory.sim.planning.evidence import Watch
-from repertory.sim.planning.search import Trial
+from repertory.sim.planning.judging import Trial
 from repertory.sim.planning.stretches import Stretch
 from repertory.sim.play import Scenario, play
 from repertory.traces.summary import Slo
 
-__all__ = ["Crew", "Task", "Term", "cost_s", "run_task", "terms_of"]
+__all__ = ["Cost", "Crew", "Task", "Term", "cost_of", "run_task", "terms_of"]
 
 _HOPELESS = 3.0
 """So many times as many late answers as all requests may have: more than `planning` calls far."""
@@ -154,11 +156,29 @@ def run_task(task: Task, stop: Event | None = None) -> Trial:
     )
 
 
-def cost_s(task: Task) -> float:
-    """What a request of a run takes of one core: seen here, on a run that should be short."""
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one core's time."""
+
+    arrivals_s: float
+    """To make the stretch, and what comes before it; once for each seed and process."""
+    request_s: float
+
+
+def cost_of(task: Task, requests: int) -> Cost:
+    """Seen here, on the first of its requests."""
+    scenario, stretch = task.scenario, task.stretch
     began_s = _cpu_s()
-    counted = run_task(task).requests
-    return (_cpu_s() - began_s) / max(counted, 1)
+    count = sum(1 for _ in stretch.arrivals(scenario.seed))
+    made_s = _cpu_s()
+    watch = Watch(scenario.fleet.models, task.slo, stretch.warm_s)
+    first = partial(_first, stretch, scenario.seed, requests)
+    play(scenario, first(), lambda record: None, watch, again=first)
+    return Cost(made_s - began_s, (_cpu_s() - made_s) / max(1, min(requests, count)))
+
+
+def _first(stretch: Stretch, seed: int, requests: int) -> Iterator[Arrival]:
+    return islice(stretch.arrivals(seed), requests)
 
 
 def _cpu_s() -> float:
