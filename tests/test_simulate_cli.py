@@ -145,6 +145,8 @@ def test_a_run_is_the_same_in_a_process_of_its_own(
         (["--workload", "sg-21"], 2, "there is no recipe 'sg-21'"),
         (["--workload", "week", "--days", "x"], 2, "--days 'x' is no range; write it like 7-13"),
         (["--profiles", "."], 2, "no profile there is of a model of the fleet"),
+        (["--gpu", "h100", "--tp", "2"], 2, "--gpu, --tp: of one engine alone, with --engine vllm"),
+        (["-o", "/dev/null/runs"], 1, "/dev/null/runs"),
     ],
 )
 def test_whose_fault_it_is(

@@ -142,7 +142,8 @@ def _kill(process: SpawnProcess, job: Job) -> None:
     process.join()
     for path in (job.run_path, job.log_path):
         if path is not None:
-            _part_of(path).unlink(missing_ok=True)
+            with suppress(OSError):  # where it was to be there may be no folder
+                _part_of(path).unlink()
 
 
 def _hear(news: Connection, process: SpawnProcess, job: Job, progress: Progress) -> Done | None:
