@@ -110,7 +110,7 @@ def _life(machine: Machine, luck: random.Random) -> Iterator[Event]:
     node = machine.node
     for outage in machine.outages or _drawn(machine, luck):
         at_ns = round(outage.at_s * 1e9)
-        yield WorkerLost(at_ns, node.id, "the machine failed")
+        yield WorkerLost(at_ns, node.id, "the machine failed", is_outage=True)
         yield WorkerUp(at_ns + max(1, round(outage.for_s * 1e9)), node)
 
 
