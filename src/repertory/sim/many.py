@@ -70,6 +70,8 @@ class Done:
     """Of the whole decision log."""
     cpu_s: float
     peak_bytes: int
+    origin: Origin = Origin.SIMULATED
+    """So that whoever keeps these figures beside measured ones can tell them apart."""
 
 
 @dataclass(frozen=True, slots=True)
