@@ -58,6 +58,7 @@ def test_the_rules_of_other_systems_play_the_same_workload(files: Path, capsys: 
     done = json.loads(capsys.readouterr().out)
     assert [one["policy"] for one in done] == names.split(",")
     assert {one["summary"]["total"]["requests"] for one in done} == {60}
+    assert {one["origin"] for one in done} == {"simulated"}
     assert {one["summary"]["total"]["done"] for one in done} == {60}
 
 
@@ -145,6 +146,8 @@ def test_a_run_is_the_same_in_a_process_of_its_own(
         (["--workload", "sg-21"], 2, "there is no recipe 'sg-21'"),
         (["--workload", "week", "--days", "x"], 2, "--days 'x' is no range; write it like 7-13"),
         (["--profiles", "."], 2, "no profile there is of a model of the fleet"),
+        (["--gpu", "h100", "--tp", "2"], 2, "--gpu, --tp: of one engine alone, with --engine vllm"),
+        (["-o", "/dev/null/runs"], 1, "/dev/null/runs"),
     ],
 )
 def test_whose_fault_it_is(
@@ -160,6 +163,11 @@ def test_what_can_never_fit_is_said_before_anything_runs(files: Path, capsys: Ou
     said = capsys.readouterr().err
     assert "on fleet fleet (2x l4), huge cannot be served: it needs" in said
     assert not (files / "runs").exists()
+    (files / "models.yaml").write_text("models: {wide: {like: llama-3.1-70b, devices: 4}}")
+    assert simulate("--models", "models.yaml") == 2
+    said = capsys.readouterr().err
+    assert "wide (split over 4) cannot be served: no machine has so many devices" in said
+    assert "at most 2" in said
 
 
 def test_a_model_that_nobody_serves_is_named_with_its_row(files: Path, capsys: Output) -> None:

@@ -87,9 +87,12 @@ def test_a_mixture_of_experts_reads_less_for_one_request_than_its_size(desk: _De
         ((), "b300", "'b300' was not profiled; profiled: a100, h100, h200, l40s, rtx_4090"),
         (("--tp", "3"), "h100", "tp 3 does not divide 64 attention heads"),
         (("--tp", "16"), "h100", "tp 16 was not profiled"),
+        ((), "a100_pcie", "'a100_pcie' was not profiled; profiled: a100, h100"),
+        ((), "h100-pcie", "; h100 is h100_sxm"),
         ((), "l40s", "no room for KV"),
         (("--max-num-seqs", "4096"), "h100", "is less than max_num_seqs"),
         ((), "rtx_4090", "only whole layers of certain models"),
+        (("--requests", "1", "--seeds", "2"), "h100", "--seeds, --requests: of fleets"),
         (("--tp", "2", "--num-gpu-blocks-override", "4"), "h100", "more than all KV memory"),
     ],
 )
@@ -97,6 +100,34 @@ def test_what_cannot_be_simulated_is_said(
     desk: _Desk, flags: tuple[str, ...], gpu: str, words: str
 ) -> None:
     assert words in desk.simulate(*flags, gpu=gpu)
+
+
+def test_blocks_of_fp8_are_not_guessed_from_matrices_of_128(desk: _Desk) -> None:
+    quantised = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    desk.config.write_text(json.dumps(_QWEN | {"quantization_config": quantised}))
+    assert desk.simulate(gpu="h100")["summary"]["requests"] == 1
+    said = desk.simulate(gpu="rtx_pro_6000")
+    assert "no GEMM of fp8_block as large as the model's" in said
+    assert "without quantization_config it is seen in 16 bits" in said
+
+
+def test_heads_of_a_size_between_profiled_ones_cost_what_lies_between(desk: _Desk) -> None:
+    """Phi-3's have 96."""
+    desk.write({"at_s": 0, "model": "m", "prompt_tokens": 8000, "output_tokens": 500})
+    ended = []
+    for size in (64, 96, 128):
+        desk.config.write_text(json.dumps(_QWEN | {"head_dim": size}))
+        ended.append(desk.simulate("--tp", "2")["requests"][0]["finished_s"])
+    assert ended == sorted(ended)
+    desk.config.write_text(json.dumps(_QWEN | {"head_dim": 24}))
+    assert "heads of 24 were not profiled" in desk.simulate("--tp", "2")
+
+
+def test_requests_without_an_id_are_called_by_their_row(desk: _Desk) -> None:
+    row = {"at_s": 0, "model": "m", "prompt_tokens": 100, "output_tokens": 5}
+    desk.write(row, row | {"request_id": None}, row | {"request_id": 7})
+    found = [one["request_id"] for one in desk.simulate("--tp", "2")["requests"]]
+    assert found == ["row-1", "row-2", "7"]
 
 
 @pytest.mark.parametrize(

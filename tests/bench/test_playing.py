@@ -120,6 +120,8 @@ async def test_a_refusal_is_none_of_a_failure() -> None:
 
     (record,) = await played(handler, [one()])
     assert (record.ending, record.message) == (Ending.REFUSED, "503: too busy")
+    assert record.first_token_s is None
+    assert record.finished_s is not None, "it waits no longer: a queue over time leaves it out"
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ class Play:
         self.is_up = True
         self.send(WorkerUp(self.now_ns, self.world.node))
 
-    def die(self) -> None:
+    def die(self, *, is_outage: bool = False) -> None:
         self.is_up = False
         self.lost += self.pending.values()
         self.pending.clear()
@@ -130,7 +130,7 @@ class Play:
         self.where.clear()
         self.stopping.clear()
         self.started.clear()
-        self.send(WorkerLost(self.now_ns, self.world.node.id, "killed by the test"))
+        self.send(WorkerLost(self.now_ns, self.world.node.id, "killed by the test", is_outage))
 
     def add(self, spec: ModelSpec) -> None:
         self.specs[spec.name] = spec

@@ -187,6 +187,31 @@ def test_a_model_that_kills_whoever_brings_it_up_is_given_up(play: Play) -> None
     assert play.settled_by(other) == ["done"]
 
 
+def test_of_an_outage_nobody_is_suspect(play: Play) -> None:
+    """Neither what ran, which goes on together, nor what was brought up, however often."""
+    first, second = serving(play, "a", "a")
+    waiting = play.ask("b")
+    for _ in range(3):
+        play.die(is_outage=True)
+        assert not any(one.strikes or one.is_suspect for one in play.state.requests.values())
+        play.up()
+    assert not play.state.models["b"].deaths
+    play.load_all()
+    assert {first, second} <= play.where.keys(), "neither waits for the other's trial"
+    play.end()
+    assert play.settled_by(first, second, waiting) == ["done"] * 3
+
+
+def test_who_was_suspect_before_an_outage_still_is(play: Play) -> None:
+    suspect = serving(play, "a")[0]
+    back(play)
+    play.die(is_outage=True)
+    assert play.state.requests[suspect].is_suspect
+    play.up()
+    play.end()
+    assert play.settled_by(suspect) == ["done"]
+
+
 def test_two_deaths_with_a_success_between_them_are_no_models_fault(play: Play) -> None:
     for _ in range(3):
         name = play.ask("a")

@@ -74,6 +74,30 @@ def test_weights_of_a_mixture_of_experts() -> None:
     assert shape.experts_met(1000) == pytest.approx(128, rel=1e-6)
 
 
+def test_a_text_model_inside_another_is_the_one_that_is_asked() -> None:
+    """Mistral Small 3.1: 23.6 B parameters without its eyes."""
+    text = {"model_type": "mistral", "hidden_size": 5120, "intermediate_size": 32768}
+    text |= {"head_dim": 128, "num_attention_heads": 32, "num_key_value_heads": 8}
+    text |= {"num_hidden_layers": 40, "vocab_size": 131072, "max_position_embeddings": 131072}
+    seeing = {"architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3"}
+    shape = shape_of(seeing | {"text_config": text}, "config.json")
+    assert (shape.architecture, shape.context_tokens) == ("MistralForCausalLM", 131072)
+    assert shape.weight_bytes == pytest.approx(2 * 23.6e9, rel=0.01)
+    with pytest.raises(ConfigError, match=r"'gemma3_text' is not known: .*windowed"):
+        shape_of(seeing | {"text_config": text | {"model_type": "gemma3_text"}}, "config.json")
+
+
+def test_what_a_config_does_not_say_is_its_familys_default() -> None:
+    """Gemma 7B: one matrix for both embeddings, 8.54 B parameters.  Llama 1: as many KV heads."""
+    gemma = {"architectures": ["GemmaForCausalLM"], "head_dim": 256, "hidden_size": 3072}
+    gemma |= {"intermediate_size": 24576, "num_attention_heads": 16, "num_key_value_heads": 16}
+    gemma |= {"num_hidden_layers": 28, "vocab_size": 256000}
+    assert shape_of(gemma, "c").weight_bytes == pytest.approx(2 * 8.54e9, rel=0.01)
+    plain = {name: one for name, one in _QWEN.items() if name != "architectures"}
+    llama = shape_of(plain | {"model_type": "llama", "num_key_value_heads": None}, "c")
+    assert (llama.architecture, llama.kv_heads) == ("LlamaForCausalLM", 64)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -321,6 +321,19 @@ def test_an_empty_run_is_left_out_and_said(tmp_path: Path) -> None:
     text_of([empty])
 
 
+def test_one_simulated_run_that_is_there_twice_says_so(tmp_path: Path) -> None:
+    """Measured runs of one seed are repeats, and never the same to the last figure."""
+    (tmp_path / "again").mkdir()
+    head = header(origin=Origin.SIMULATED, seed=3)
+    paths = (tmp_path / "run", tmp_path / "again" / "run")
+    one, twin = (told(write_run(path, head, a_small_run())) for path in paths)
+    (said,) = notices([one, twin], [])
+    assert "and again/run are one simulated run: it counts twice" in said
+    more = [*a_small_run(), record(9, 2.0)]
+    other = told(write_run(tmp_path / "other", head, more))
+    assert notices([one, other], []) == []
+
+
 def test_a_run_that_was_cut_off_says_so(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run", header(note="interrupted after 2 requests"), a_small_run())
     path.write_bytes(path.read_bytes()[:-40])

@@ -139,6 +139,14 @@ def test_a_failed_machine_costs_time_and_no_request() -> None:
         assert one.first_token_s > 15.0, "nothing is there to compute it"
 
 
+def test_machines_that_fail_while_they_load_are_no_models_fault() -> None:
+    """A load takes some 2 s: at each outage one is under way."""
+    times = tuple(Outage(at_s, 1.0) for at_s in (1.0, 3.0, 5.0, 7.0))
+    frail = Scenario(fleet(replace(machine("a", 1), outages=times)), "repertory")
+    _, records, _ = played(frail, every(0.5, 40))
+    assert {one.ending for one in records} == {Ending.DONE}
+
+
 def test_machines_fail_by_the_seed_until_the_last_request_has_come() -> None:
     frail = fleet(replace(machine("a", 1), mtbf_s=20.0, repair_s=3.0), machine("b", 1))
     result, records, _ = played(Scenario(frail, "repertory", seed=1), every(1.0, 120))

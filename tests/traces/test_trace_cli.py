@@ -123,3 +123,20 @@ def test_ctrl_c_gives_a_description_that_says_that_it_is_a_part(
     assert found["is_part"] is True
     assert found["total"]["requests"] < 1000
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_workload_shorter_than_a_minute_has_no_busiest_minute(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    row = '{"at_s":%s,"model":"m","prompt_tokens":1,"output_tokens":1}\n'
+    Path("w.jsonl").write_text("".join(row % (at / 100) for at in range(1000)))
+    assert main(["trace", "describe", "w.jsonl"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[3:5] == ["100", "-"]
+
+
+def test_a_file_whose_name_has_no_ending_is_not_taken_for_a_recipe(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("mine").write_text("{}")
+    assert main(["trace", "describe", "mine"]) == 2
+    assert "mine is there, but a file's name ends in .jsonl" in capsys.readouterr().err

@@ -1,7 +1,9 @@
 import builtins
 import gzip
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -71,6 +73,36 @@ def test_optional_columns_may_be_absent_or_null(tmp_path: Path) -> None:
     assert _read(_lines(tmp_path / "two.jsonl", {**_GOOD, "at_s": 2, "priority": 3})) == [
         Arrival(2.0, "a", 10, 5, priority="3")
     ]
+    optional = dict.fromkeys(name for name, one in COLUMNS.items() if not one.is_needed)
+    assert _read(_lines(tmp_path / "nulls.jsonl", {**_GOOD, **optional})) == [
+        Arrival(1.5, "a", 10, 5)
+    ]
+
+
+def test_a_damaged_table_is_named(tmp_path: Path) -> None:
+    path, rows = tmp_path / "damaged.parquet", 3000
+    table = {**_GOOD, "at_s": [float(at) for at in range(rows)], "model": ["one", "two"] * 1500}
+    kept = pa.table(
+        {name: col if isinstance(col, list) else [col] * rows for name, col in table.items()}
+    )
+    pq.write_table(kept, path)
+    whole = path.read_bytes()
+    for at in range(10, len(whole), len(whole) // 60):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :])
+        with suppress(WorkloadError):  # or what was hit is read by nobody
+            assert len(_read(path)) == rows
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(WorkloadError, match=r"pipe\.jsonl: this is a pipe: write it to a file"):
+        open_file(tmp_path / "pipe.jsonl")
+
+
+def test_rows_behind_the_one_that_says_that_it_is_a_part_are_not_dropped(tmp_path: Path) -> None:
+    path = _lines(tmp_path / "joined.jsonl", _GOOD, {"partial": "interrupted"}, _GOOD)
+    with pytest.raises(WorkloadError, match=r"joined\.jsonl: after the row that says .* are more"):
+        list(read_workload(path, lambda words: None))
 
 
 @pytest.mark.parametrize(
@@ -94,6 +126,7 @@ def test_optional_columns_may_be_absent_or_null(tmp_path: Path) -> None:
             {"at_s": 1.7e12},
             "at_s is 1700000000000 s, over 30 years: is it in milliseconds, or a wall clock's",
         ),
+        ({"at_s": 1e300}, r"at_s is 1e\+300 s, over 30 years"),
         ({"deadline_s": 0.0}, "deadline_s is 0.0: it must be over 0"),
         ({"prefix_id": "p"}, "prefix_id and prefix_tokens go together"),
         ({"prefix_id": "p", "prefix_tokens": 11}, "prefix_tokens is 11, of a prompt of 10"),

@@ -86,7 +86,9 @@ class _Sent:
 
     def record(self, heard: Heard, began_s: float, ended_s: float, how: Play) -> RequestRecord:
         ending, message = self._ending(heard)
-        last_s = heard.last_s if heard.last_s is not None else ended_s
+        last_s = heard.last_s
+        if last_s is None or ending is not Ending.DONE:
+            last_s = ended_s
         unheard = self.lost(how)
         return replace(
             unheard,
@@ -95,7 +97,7 @@ class _Sent:
             message=message,
             output_tokens=heard.tokens if heard.tokens is not None else heard.pieces,
             first_token_s=None if heard.first_s is None else heard.first_s - began_s,
-            finished_s=last_s - began_s if ending is Ending.DONE else None,
+            finished_s=None if ending is Ending.LOST else last_s - began_s,
             longest_gap_s=heard.longest_gap_s,
             status=heard.status,
         )

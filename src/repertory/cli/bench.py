@@ -1,6 +1,7 @@
 """`bench`: a workload played to any OpenAI-compatible server, and what became of it."""
 
 import asyncio
+import math
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from repertory.cli.shared import FAILURE, UNREACHABLE, USAGE, CtrlC, Json, app, 
 from repertory.config import read_names
 from repertory.domain.errors import RepertoryError
 from repertory.domain.workloads import Arrival, Ending, Origin, RequestRecord, RunHeader
+from repertory.reports.figures import seconds_text
 
 if TYPE_CHECKING:
     from repertory.bench.asking import Endpoint
@@ -247,8 +249,11 @@ async def _greeted(to: "Endpoint") -> "Endpoint":
 def _play(speed: float, warm_up: float, timeout: float, seed: int) -> "Play":
     from repertory.bench.playing import Play
 
-    if speed <= 0 or warm_up < 0 or timeout <= 0:
-        fail(USAGE, "--speed and --timeout are over 0, --warm-up is not under 0")
+    if not (0 < speed < math.inf and 0 <= warm_up < math.inf and 0 < timeout < math.inf):
+        fail(
+            USAGE,
+            "--speed and --timeout are over 0, --warm-up is not under 0, and none without end",
+        )
     return Play(speed, warm_up, timeout, seed)
 
 
@@ -369,8 +374,8 @@ def _row(name: str, one: "Figures") -> list[str]:
     return [
         name,
         *(f"{count:,}" for count in (one.requests, one.done, one.refused, one.failed, one.lost)),
-        *(_figure(value) for value in (one.ttft.p50_s, one.ttft.p95_s, one.ttft.p99_s)),
-        *(_figure(value) for value in (one.tpot.p50_s, one.tpot.p99_s)),
+        *(seconds_text(value) for value in (one.ttft.p50_s, one.ttft.p95_s, one.ttft.p99_s)),
+        *(seconds_text(value) for value in (one.tpot.p50_s, one.tpot.p99_s)),
         "-" if one.met_share is None else f"{one.met_share:.1%}",
         f"{one.goodput_per_s:.3g}",
     ]

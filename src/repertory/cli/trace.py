@@ -33,6 +33,7 @@ _traces = group("trace", "Workloads: made by recipe, described, drawn.")
 _TOLD = 5_000
 """Requests between two looks at the bar."""
 _TABLE_ROWS = 30
+_MINUTE_S = 60.0
 
 Word = Annotated[str | None, typer.Argument(metavar="FILE|RECIPE", help="Default: as for make.")]
 
@@ -182,18 +183,20 @@ def _tell(chosen: Chosen, found: "Description") -> None:
     shown = found.models[:_TABLE_ROWS]
     heads = ["MODEL", "REQUESTS", "SHARE", "MEAN/S", "PEAK/S", "GAP CV", "LONGEST GAP"]
     heads += ["PROMPT MEAN", "P50", "P99", "OUTPUT MEAN", "P50", "P99"]
-    table(heads, [_row(one) for one in (total, *shown)])
+    has_minute = found.last_s - found.first_s >= _MINUTE_S
+    table(heads, [_row(one, has_minute) for one in (total, *shown)])
     if len(found.models) > len(shown):
         typer.echo(f"and {len(found.models) - len(shown)} more models; --json has all of them")
 
 
-def _row(one: "ModelDescription") -> list[str]:
+def _row(one: "ModelDescription", has_minute: bool) -> list[str]:
+    """Of less than a minute, the busiest minute would say less than the mean."""
     return [
         one.name,
         f"{one.requests:,}",
         f"{one.share:.2%}",
         f"{one.mean_per_s:.3g}",
-        f"{one.peak_per_s:.3g}",
+        f"{one.peak_per_s:.3g}" if has_minute else "-",
         "-" if one.gap_cv is None else f"{one.gap_cv:.2f}",
         seconds_text(one.longest_gap_s),
         *(

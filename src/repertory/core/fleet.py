@@ -79,6 +79,7 @@ def take_worker_lost(state: State, step: Step, event: WorkerLost) -> None:
     3. A model that cannot be served any more leaves nothing to wait for, nor does a file that was
        replaced: no other one can go on with its tokens.
     4. A model that was being brought up at two deaths in a row is not brought up again.
+    5. Of an outage nobody is suspect: it says nothing of requests, nor of files.
     """
     if event.node_id not in state.nodes:
         return
@@ -107,7 +108,7 @@ def _give_back_running(state: State, step: Step, replica: ReplicaState, event: W
     for record in list(replica.running.values()):
         if record.state is RequestState.DECODING:
             record.made_by = replica.spec.digest
-        if state.trials.get(event.node_id) == record.request.id:
+        if state.trials.get(event.node_id) == record.request.id and not event.is_outage:
             record.strikes += (message,)
         if len(record.strikes) == _STRIKES:
             lose(state, step, record, f"it killed {_STRIKES} workers: {'; '.join(record.strikes)}")
@@ -121,13 +122,15 @@ def _give_back_running(state: State, step: Step, replica: ReplicaState, event: W
     requeue(state, step, model, returned)
     for record in returned:
         record.returns += 1
-        record.is_suspect = True
+        record.is_suspect = record.is_suspect or not event.is_outage
     _fail_orphans(state, step, model, model.spec.digest)
 
 
 def _blame(state: State, step: Step, replica: ReplicaState, event: WorkerLost) -> None:
     model = state.models[replica.model]
     if not isinstance(replica.transition, (Load, Activate)) or model.fault is not None:
+        return
+    if event.is_outage:
         return
     model.deaths += (event.message,)
     choice, name = f"{replica.id} died with its worker on its way up", replica.model

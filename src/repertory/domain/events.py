@@ -173,6 +173,8 @@ class WorkerLost:
     at_ns: int
     node_id: str
     message: str
+    is_outage: bool = False
+    """The whole machine went, so nothing that ran or was brought up there is blamed."""
 
 
 @dataclass(frozen=True, slots=True)

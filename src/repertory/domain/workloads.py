@@ -70,6 +70,7 @@ class RequestRecord:
     """When its prompt began to be computed, where the system tells."""
     first_token_s: float | None = None
     finished_s: float | None = None
+    """When it had its last token, or heard that there is none; None: it never heard."""
     longest_gap_s: float | None = None
     """Between two pieces of its stream."""
     status: int | None = None

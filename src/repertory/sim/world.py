@@ -113,7 +113,7 @@ def _life(machine: Machine, luck: random.Random) -> Iterator[Event]:
     node = machine.node
     for outage in machine.outages or _drawn(machine, luck):
         at_ns = round(outage.at_s * 1e9)
-        yield WorkerLost(at_ns, node.id, "the machine failed")
+        yield WorkerLost(at_ns, node.id, "the machine failed", is_outage=True)
         yield WorkerUp(at_ns + max(1, round(outage.for_s * 1e9)), node)
 
 
@@ -133,13 +133,19 @@ def unfit(fleet: Fleet) -> list[str]:
         for machine in fleet.machines:
             rooms |= _rooms(machine.node, spec.devices_per_replica)
         splits = [split for machine in fleet.machines for split in Split.of(machine.node)]
+        width = spec.devices_per_replica
         why = misfit(spec, rooms, splits)
+        if why is not None and width > 1 and not rooms:
+            most = max(_widest(machine.node) for machine in fleet.machines)
+            why = f"cannot be served: no machine has so many devices for it, at most {most}"
         if why is not None:
-            wide = (
-                f" (split over {spec.devices_per_replica})" if spec.devices_per_replica > 1 else ""
-            )
+            wide = f" (split over {width})" if width > 1 else ""
             found.append(f"{spec.name}{wide} {why}")
     return found
+
+
+def _widest(node: NodeSpec) -> int:
+    return min(len(node.devices), node.capabilities.max_devices_per_replica)
 
 
 def _rooms(node: NodeSpec, width: int) -> dict[str, int]:

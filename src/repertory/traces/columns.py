@@ -86,6 +86,7 @@ def arrival_of(row: Mapping[str, Any]) -> Arrival | str:
     wrong = check_names(row)
     if wrong is not None:
         return wrong
+    row = {name: value for name, value in row.items() if value is not None or _is_needed(name)}
     priority = row.get("priority", "")
     if isinstance(priority, (int, float)) and not isinstance(priority, bool):
         row = {**row, "priority": repr(priority)}
@@ -96,6 +97,11 @@ def arrival_of(row: Mapping[str, Any]) -> Arrival | str:
     arrival = Arrival(**{**row, "at_s": float(row["at_s"])})
     wrong = range_wrong(arrival)
     return arrival if wrong is None else wrong
+
+
+def _is_needed(name: str) -> bool:
+    """Where it is not, null is the same as its absence: what writes tables writes nulls."""
+    return COLUMNS[name].is_needed
 
 
 def _kind_wrong(column: Column, value: object) -> str | None:
@@ -137,7 +143,7 @@ def _time_wrong(name: str, value_s: float, least_s: float) -> str | None:
         return f"{name} is {value_s}: it must {'not be negative' if not least_s else 'be over 0'}"
     if value_s > LONGEST_S:
         return (
-            f"{name} is {value_s:.0f} s, over 30 years: is it in milliseconds, or a wall clock's?"
+            f"{name} is {value_s:.15g} s, over 30 years: is it in milliseconds, or a wall clock's?"
             " Seconds since the beginning are wanted"
         )
     return None

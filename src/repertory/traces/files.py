@@ -74,6 +74,11 @@ def _told(path: Path, rows: Iterator[Arrival | str], say: Say | None) -> Iterato
     for row in rows:
         is_empty = False
         if isinstance(row, str):
+            if next(rows, None) is not None:
+                raise WorkloadError(
+                    f"{path}: after the row that says that it is a part (its making was {row})"
+                    " there are more: files were joined; leave that row out to take them as one"
+                )
             if say is None:
                 raise WorkloadError(
                     f"{path}: this is a part only: its making was {row}; make it again,"
@@ -123,7 +128,7 @@ def _read_lines(path: Path) -> Iterator[Arrival | str]:
             slow = _slowly(path, number, line)
             if isinstance(slow, str):
                 yield slow
-                return
+                continue
             arrival = slow
         else:
             arrival = Arrival(

@@ -61,7 +61,7 @@ def read_arrivals(path: Path) -> Iterator[Arrival | str]:
         if not is_empty and not _is_kind(field.type, column.kind):
             raise WorkloadError(f"{path}: {field.name} must be a {column.kind}, not {field.type}")
     first, before_s = 1, 0.0
-    for batch in file.iter_batches(_ROWS, use_threads=False):
+    for batch in _batches(path, file):
         for number, arrival in enumerate(_arrivals(path, batch, first), start=first):
             wrong = range_wrong(arrival) or in_order(arrival.at_s, before_s)
             if wrong is not None:
@@ -73,6 +73,24 @@ def read_arrivals(path: Path) -> Iterator[Arrival | str]:
     partial = metadata.get(_METADATA) or (file.metadata.metadata or {}).get(_METADATA)
     if partial is not None:
         yield partial.decode()
+
+
+def _batches(path: Path, file: Any) -> Iterator[Any]:
+    """Pages carry no sum of their own: damage shows where they are unpacked, or read as text."""
+    rows, batches = 0, file.iter_batches(_ROWS, use_threads=False)
+    while True:
+        try:
+            batch = next(batches, None)
+            if batch is not None:
+                batch.validate(full=True)
+        except (_library().ArrowInvalid, OSError) as error:
+            raise WorkloadError(
+                f"{path}: damaged after row {rows:,} ({error}): fetch or make it again"
+            ) from None
+        if batch is None:
+            return
+        rows += batch.num_rows
+        yield batch
 
 
 def _is_kind(found: Any, kind: str) -> bool:

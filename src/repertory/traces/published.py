@@ -98,6 +98,8 @@ def _csv_rows(path: Path, head: list[str]) -> Iterator[tuple[int, dict[str, str]
 
 def sniffed(path: Path) -> str:
     """Whose format a file has: azure, mooncake, or ours, whose reader says what is wrong."""
+    if path.is_fifo():  # what was looked at would be gone, and who opens it again waits for ever
+        raise WorkloadError(f"{path}: this is a pipe: write it to a file first, and name that")
     if path.suffix == ".csv":
         return "azure"
     if path.name.endswith((".jsonl", ".jsonl.gz")):

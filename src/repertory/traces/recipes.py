@@ -277,6 +277,9 @@ RECIPES: dict[str, Callable[[Path | None], Recipe]] = {
 def find_recipe(name: str, data: Path | None = None) -> Recipe:
     made = RECIPES.get(name.lower())
     if made is None:
+        if Path(name).exists():
+            words = "a file's name ends in .jsonl, .jsonl.gz, .parquet or .csv: rename it"
+            raise ConfigError(f"{name} is there, but {words}")
         raise ConfigError(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}")
     return made(data)
 

@@ -12,10 +12,21 @@ from repertory.cli.sim.vllm import simulate_vllm
 __all__ = ["simulate"]
 
 _SLO = "ttft_p99<2s,tpot_p99<100ms"
+_OF_FLEETS = ("policy", "models", "seeds", "requests", "rate", "days", "jitter", "log")
+_OF_ENGINES = (
+    "gpu",
+    "model_config",
+    "tp",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "num_gpu_blocks_override",
+    "link_gb_s",
+)
 
 
 @app.command()
 def simulate(  # noqa: PLR0913  one for each flag
+    context: typer.Context,
     fleet: Annotated[
         Path | None,
         typer.Option(
@@ -84,6 +95,7 @@ def simulate(  # noqa: PLR0913  one for each flag
             fail(USAGE, f"--engine {engine!r}: only vllm is simulated by itself")
         if not gpu or model_config is None or profiles is None or fleet is not None:
             fail(USAGE, "--engine vllm needs --gpu, --model-config and --profiles, and no --fleet")
+        _refuse(context, _OF_FLEETS, "of fleets; one engine plays the whole of a file")
         from repertory.sim.vllm.play import Setup
 
         link = None if link_gb_s is None else link_gb_s * 1e9
@@ -92,6 +104,7 @@ def simulate(  # noqa: PLR0913  one for each flag
         return
     if fleet is None:
         fail(USAGE, "on which fleet?  --fleet FILE names one (docs/simulate.md has an example)")
+    _refuse(context, _OF_ENGINES, "of one engine alone, with --engine vllm")
     part = Part(requests, rate, days)
     simulate_fleet(
         Wanted(
@@ -111,3 +124,14 @@ def simulate(  # noqa: PLR0913  one for each flag
             json=json,
         )
     )
+
+
+def _refuse(context: typer.Context, names: tuple[str, ...], words: str) -> None:
+    """A flag that would change nothing is not taken: its user believes that it does."""
+    given = [
+        "--" + name.replace("_", "-")
+        for name in names
+        if (source := context.get_parameter_source(name)) and source.name == "COMMANDLINE"
+    ]
+    if given:
+        fail(USAGE, f"{', '.join(given)}: {words}")

@@ -10,18 +10,50 @@ from repertory.domain.errors import ConfigError
 __all__ = ["ARCHITECTURES", "ModelShape", "shape_of"]
 
 ARCHITECTURES = {
+    "GemmaForCausalLM": "dense",
+    "Glm4ForCausalLM": "dense",
+    "GraniteForCausalLM": "dense",
     "LlamaForCausalLM": "dense",
     "MistralForCausalLM": "dense",
+    "Olmo2ForCausalLM": "dense",
     "Phi3ForCausalLM": "dense",
     "Qwen2ForCausalLM": "dense",
+    "Qwen2_5_VLForConditionalGeneration": "dense",
     "Qwen3ForCausalLM": "dense",
+    "SeedOssForCausalLM": "dense",
+    "SmolLM3ForCausalLM": "dense",
+    "GraniteMoeForCausalLM": "experts",
     "MixtralForCausalLM": "experts",
     "OlmoeForCausalLM": "experts",
     "Qwen2MoeForCausalLM": "experts",
     "Qwen3MoeForCausalLM": "experts",
 }
 """Those whose layers are what is added up here: full attention over grouped heads, gated MLP."""
-_WITH_QK_NORM = ("Qwen3ForCausalLM", "Qwen3MoeForCausalLM", "OlmoeForCausalLM")
+_BY_TYPE = {
+    "gemma": "GemmaForCausalLM",
+    "glm4": "Glm4ForCausalLM",
+    "granite": "GraniteForCausalLM",
+    "granitemoe": "GraniteMoeForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
+    "olmoe": "OlmoeForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen2_5_vl_text": "Qwen2ForCausalLM",
+    "qwen2_moe": "Qwen2MoeForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+    "qwen3_vl_moe_text": "Qwen3MoeForCausalLM",
+    "qwen3_vl_text": "Qwen3ForCausalLM",
+    "seed_oss": "SeedOssForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+}
+"""Of a `model_type`: where no architecture is named, and inside a `text_config`."""
+_WITH_QK_NORM = ("Olmo2ForCausalLM", "OlmoeForCausalLM", "Qwen3ForCausalLM", "Qwen3MoeForCausalLM")
+_TIED = ("GemmaForCausalLM",)
+"""Where a config that does not say means yes."""
 _MOST = 1 << 24
 """No published model has a size as large in any direction; typing errors have."""
 
@@ -89,17 +121,15 @@ class ModelShape:
 
 def shape_of(config: Mapping[str, Any], where: str) -> ModelShape:  # Any: JSON
     """Raises `ConfigError`, which names `where`, the key and what is wrong with it."""
-    names = config.get("architectures")
-    name = names[0] if isinstance(names, list) and names else None
-    if name not in ARCHITECTURES:
-        known = ", ".join(sorted(ARCHITECTURES))
-        raise ConfigError(f"{where}: architectures: {name!r} is not known; known: {known}")
+    if isinstance(text := config.get("text_config"), Mapping):
+        config = {**config, "architectures": None, **text}  # what sees and hears is not asked
+    name = _architecture(config, where)
     size = _Sizes(config, where)
     heads, hidden = size.of("num_attention_heads"), size.of("hidden_size")
     kv_heads = size.of("num_key_value_heads", heads)
     if heads % kv_heads:
         raise ConfigError(f"{where}: num_key_value_heads: {kv_heads} does not divide {heads} heads")
-    shape = {
+    shape: dict[str, Any] = {  # Any: a field each
         "architecture": name,
         "layers": size.of("num_hidden_layers"),
         "hidden": hidden,
@@ -108,12 +138,25 @@ def shape_of(config: Mapping[str, Any], where: str) -> ModelShape:  # Any: JSON
         "head_dim": size.of("head_dim", hidden // heads),
         "vocabulary": size.of("vocab_size"),
         "context_tokens": size.of("max_position_embeddings", _MOST),
-        "is_tied": bool(config.get("tie_word_embeddings", False)),
+        "is_tied": bool(config.get("tie_word_embeddings", name in _TIED)),
         "weights": _weights(config, where),
         "inner": 0,
     }
     shape |= _experts(config, size) if ARCHITECTURES[name] == "experts" else _dense(size)
     return ModelShape(**shape)
+
+
+def _architecture(config: Mapping[str, Any], where: str) -> str:
+    names = config.get("architectures")
+    kind = config.get("model_type")
+    name = names[0] if isinstance(names, list) and names else _BY_TYPE.get(str(kind), kind)
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise ConfigError(
+            f"{where}: architectures: {name!r} is not known: latent, windowed or linear attention"
+            f" is not modelled; known: {known}"
+        )
+    return name
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,10 @@
 """The page as a whole: its sections in order, and what is wrong with what it was made from."""
 
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 
 from repertory import __version__
+from repertory.domain.workloads import Origin
 from repertory.reports.page.charts import Axis, exact_seconds
 from repertory.reports.page.groups import Group, group_runs
 from repertory.reports.page.latency import distributions, loads
@@ -88,7 +90,8 @@ def _over_time(groups: Sequence[Group], slo: Slo) -> Iterator[_Section]:
     yield "demand", "Demand and queue", words, demand(groups)
     words = (
         "How many requests waited at most so long. A curve that ends below 100 % leaves out "
-        "those that never got there; time is on a logarithmic axis."
+        "those that never got there; time is on a logarithmic axis. Repeats are taken together: "
+        "their quantiles are of all their requests, those above are means over runs."
     )
     yield "latency", "First tokens and further ones", words, distributions(groups, slo)
     if len(groups) > 1:
@@ -157,9 +160,26 @@ def notices(runs: Sequence[RunDigest], logs: Sequence[LogDigest]) -> list[str]:
         if run.is_empty:
             warm = f"; it has {run.summary.warmups} of warm-up" if run.summary.warmups else ""
             found.append(f"{run.path.name} has no request that counts{warm}. It is left out.")
+    found += [
+        f"{_place(one)} and {_place(other)} are one simulated run: it counts twice, and intervals "
+        "are too narrow. Leave one out."
+        for one, other in combinations(runs, 2)
+        if _is_same(one, other)
+    ]
     for log in logs:
         found += _log_notices(runs, log)
     return found
+
+
+def _place(run: RunDigest) -> str:
+    """Of two files with one name, folders tell them apart."""
+    return "/".join(run.path.parts[-2:])
+
+
+def _is_same(one: RunDigest, other: RunDigest) -> bool:
+    """Of one seed, to the last figure: measured runs never are."""
+    is_simulated = one.header.origin is Origin.SIMULATED
+    return is_simulated and one.header == other.header and one.summary == other.summary
 
 
 def _log_notices(runs: Sequence[RunDigest], log: LogDigest) -> list[str]:

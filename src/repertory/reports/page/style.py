@@ -188,7 +188,7 @@ footer dd { font-size: 0.8125rem; font-weight: 400; }
   nav { display: none; }
   h2 { margin-top: 1.6rem; break-after: avoid; }
   h3, h4, .lead, .legend, summary { break-after: avoid; }
-  figure, .card, .row, tr, .notices, .device { break-inside: avoid; }
+  p, figure, .card, .row, tr, .notices, .device { break-inside: avoid; }
   .scroll { overflow: visible; }
   .scroll table { font-size: 7.5pt; }
   .scroll th, .scroll td { padding: 0.2rem 0.35rem; }

@@ -37,10 +37,19 @@ def find_gpu(profiles: Path, name: str) -> Gpu:
     found = _all(profiles)
     if not found:
         raise ConfigError(f"{profiles}: no profiles of GPUs in there; it holds aiconfigurator/")
-    if (gpu := found.get(_plain(name))) is None:
+    gpu = found.get(_plain(name))
+    if gpu is None or not _is_form_of(name, gpu):
         names = ", ".join(sorted(gpu.name for gpu in found.values()))
-        raise ConfigError(f"GPU {name!r} was not profiled; profiled: {names}")
+        other = "" if gpu is None or gpu.kernels is None else f"; {gpu.name} is {gpu.kernels.name}"
+        raise ConfigError(f"GPU {name!r} was not profiled; profiled: {names}{other}")
     return gpu
+
+
+def _is_form_of(name: str, gpu: Gpu) -> bool:
+    """A form may be left out, but not be another's: the PCIe cards have half the bandwidth."""
+    asked = name.lower().replace("-", "_")
+    form = asked.removeprefix(_short(asked))
+    return gpu.kernels is None or gpu.kernels.name.endswith(form)
 
 
 def _all(profiles: Path) -> dict[str, Gpu]:

@@ -30,8 +30,8 @@ def kernel_times(
     """Raises `ConfigError` where the profile has nothing to go by."""
     assert gpu.kernels is not None
     gemm_file = _newest(gpu.kernels, "gemm", "gemm_perf.parquet")
-    head = _gemm(gemm_file, "bfloat16")
-    gemm = head if shape.weights == "bfloat16" else _gemm(gemm_file, shape.weights)
+    head = _gemm(gemm_file, "bfloat16", shape.hidden)
+    gemm = head if shape.weights == "bfloat16" else _gemm(gemm_file, shape.weights, shape.hidden)
     kernels = Kernels(
         gemm,
         head,
@@ -86,10 +86,14 @@ def _by(rows: Sequence[_Row], *axes: str) -> dict[tuple[float, ...], float]:
     return {tuple(float(row[axis]) for axis in axes): row["latency"] * 1e-3 for row in rows}
 
 
-def _gemm(path: Path, dtype: str) -> Grid:
+def _gemm(path: Path, dtype: str, hidden: int) -> Grid:
+    """Of 128 x 128 nothing follows for a model: a line through such points leads anywhere."""
     rows = rows_of(path, ("m", "n", "k", "latency"), {"gemm_dtype": dtype})
-    if not rows:
-        raise ConfigError(f"{path}: no GEMM of {dtype}: this GPU was not profiled with it")
+    if max((row["k"] for row in rows), default=0) < hidden:
+        raise ConfigError(
+            f"{path}: no GEMM of {dtype} as large as the model's: "
+            "this GPU was not profiled with it; without quantization_config it is seen in 16 bits"
+        )
     return grid_of(_by(rows, "n", "k", "m"))
 
 
@@ -97,15 +101,11 @@ _ATTENTION = ("num_heads", "num_key_value_heads", "batch_size", "isl", "step", "
 
 
 def _attention(kernels: Path, shape: ModelShape, tp: int) -> Attention:
-    plain = {"head_dim": shape.head_dim, "kv_cache_dtype": "bfloat16", "window_size": 0}
-    columns = (*_ATTENTION, "latency")
     heads, kv_heads = shape.heads // tp, max(1, shape.kv_heads // tp)
     context = _newest(kernels, "attention", "context_attention_perf.parquet")
-    prompts = rows_of(context, columns, plain | {"batch_size": 1})
+    prompts = _rows_of_heads(context, shape.head_dim, {"batch_size": 1})
     generation = _newest(kernels, "attention", "generation_attention_perf.parquet")
-    decodes = rows_of(generation, columns, plain)
-    if not prompts or not decodes:
-        raise ConfigError(f"{kernels}: heads of {shape.head_dim} were not profiled")
+    decodes = _rows_of_heads(generation, shape.head_dim, {})
     is_third = "fa3" in decodes[0]["kernel_source"]
     return Attention(
         grid_of(_nearest_heads(prompts, heads, kv_heads, "num_heads", ("isl",))),
@@ -114,6 +114,19 @@ def _attention(kernels: Path, shape: ModelShape, tp: int) -> Attention:
         ),
         1.0 if is_third else _MIXED,
     )
+
+
+def _rows_of_heads(path: Path, size: int, where: Mapping[str, object]) -> list[_Row]:
+    """Heads of that size, or in proportion to it the nearest profiled one, twice or half of it at
+    most: what is read and computed grows with it.
+    """
+    plain = {"kv_cache_dtype": "bfloat16", "window_size": 0, **where}
+    sizes = {row["head_dim"] for row in rows_of(path, ("head_dim",), plain)}
+    nearest = min(sizes, key=lambda one: (abs(math.log(one / size)), one), default=0)
+    if not size / 2 <= nearest <= size * 2:
+        raise ConfigError(f"{path}: heads of {size} were not profiled")
+    rows = rows_of(path, (*_ATTENTION, "latency"), plain | {"head_dim": nearest})
+    return [{**row, "latency": row["latency"] * size / nearest} for row in rows]
 
 
 def _nearest_heads(

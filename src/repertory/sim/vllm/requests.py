@@ -51,7 +51,8 @@ def read_requests(path: Path) -> list[Asked]:
             raise ConfigError(
                 f"{where}: model: {row.get('model')!r} after {model!r}; one engine serves one model"
             )
-        name = str(row.get("request_id", f"row-{number}"))
+        given = row.get("request_id")
+        name = f"row-{number}" if given is None else str(given)
         if name in names:
             raise ConfigError(f"{where}: request_id: {name!r} is there twice")
         names.add(name)
@@ -71,7 +72,9 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: this is no text file") from None
+        raise ConfigError(
+            f"{path}: this is no text file; one engine's requests are JSON lines, not packed"
+        ) from None
 
 
 def _row(line: str, where: str) -> Mapping[str, Any]:
