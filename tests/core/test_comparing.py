@@ -220,6 +220,7 @@ def test_every_prediction_says_how_far_it_may_be_off(play: Play) -> None:
 def test_a_turn_that_is_bounded_shows_what_stopping_its_work_would_cost(play: Play) -> None:
     running(play)
     play.ask("b", 50, LONG, 0.001)
+    play.pass_s(play.state.settings.max_wait_s)
     (drain,) = said(play, "drain")
     assert [one.name for one in drain.options] == ["wait for their end", "preempt"]
     wait, preempt = drain.options

@@ -121,6 +121,25 @@ def test_a_starved_model_goes_before_another_replica() -> None:
     play.end()
 
 
+def test_memory_on_its_way_to_a_starved_model_is_left_to_it() -> None:
+    """`wide` needs two devices and has claimed both; the one that is free first waits for it."""
+    world = twins(devices=3, models=3)
+    wide = model("wide", 3 * GIB, devices_per_replica=2)
+    play = Play(replace(world, models=(*world.models, wide)))
+    for name in "abc":
+        play.ask(name, 100, 1000)
+        play.load_all()
+    ended, *_ = play.where
+    play.ask("wide", 100, 16, 3.0)
+    claimed = {one.model for one in play.state.replicas.values() if one.claimed_by == "wide"}
+    assert claimed == {"a", "b"}
+    flood(play, "c")
+    play.finish(ended)
+    play.load_all()
+    assert homes(play, "c") == ["dev2"], "c is short, and leaves a's place to who is served nowhere"
+    play.end()
+
+
 def test_the_spare_one_is_given_up_first_and_for_less(play: Play) -> None:
     for name in flood(play):
         play.finish(name)

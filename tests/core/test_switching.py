@@ -412,3 +412,62 @@ def test_host_memory_full_a_replica_drops_to_the_disk() -> None:
     assert any(isinstance(one, Drop) for one in play.asked)
     assert not any(isinstance(one, Unload) for one in play.asked)
     play.end()
+
+
+def test_what_weighs_less_than_the_busy_ones_lose_claims_them_when_it_is_overdue(
+    play: Play,
+) -> None:
+    play.ask("a", 100, 1000)
+    play.load_all()
+    play.ask("b", 100, 16, 1e-4)
+    (busy,) = [one for one in play.state.replicas.values() if one.model == "a"]
+    play.pass_s(SETTINGS.max_wait_s - 1.0)
+    assert busy.claimed_by is None, "waiting costs it less than a's reload"
+    play.pass_s(1.0)
+    assert busy.claimed_by == "b", "who is overdue is next, whatever that costs"
+
+
+def test_a_queue_that_has_doubled_is_weighed_again(play: Play) -> None:
+    play.ask("a", 100, 1000)
+    play.load_all()
+    (busy,) = [one for one in play.state.replicas.values() if one.model == "a"]
+    counts = 0
+    while busy.claimed_by is None:
+        play.ask("b", 100, 16, 1e-3)
+        counts += 1
+        assert counts < 1000
+    assert counts > 1
+    assert counts.bit_count() == 1
+    assert play.now_ns < SETTINGS.max_wait_s * 1e9, "before it is overdue"
+
+
+def test_the_busy_one_that_is_asked_for_less_hands_over_where_many_wait() -> None:
+    """Both would reload in the same time; while it is away, more requests wait for the hot one."""
+    world = llama_world(models=3, memory_gib=2.6)
+    play = Play(replace(world, settings=SETTINGS))
+    for name in ("a", *"b" * 12):
+        play.ask(name, 100, 1000)
+    play.load_all()
+    by_model = {one.model: one for one in play.state.replicas.values()}
+    assert set(by_model) == {"a", "b"}
+    for name in list(play.where)[1:]:
+        play.finish(name)
+    play.ask("b", 100, 1000)
+    play.state.away_s = 5.0
+    play.ask("c", 100, 16, 100.0)
+    assert (by_model["a"].claimed_by, by_model["b"].claimed_by) == ("c", None)
+    play.end()
+
+
+def test_how_long_models_wait_until_they_serve_is_known(play: Play) -> None:
+    assert play.state.away_s == 0.0
+    bring_up(play, "a")
+    first_s = play.state.away_s
+    play.ask("a", 100, 1000, 50.0)
+    play.load_all()
+    play.ask("b")
+    play.pass_s(5.0)
+    play.finish(next(iter(play.where)))
+    play.load_all()
+    assert up(play) == ["b"]
+    assert play.state.away_s > first_s + 0.1 * (5.0 - first_s) - 1e-9, "it waited for over 5 s"

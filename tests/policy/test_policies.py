@@ -11,13 +11,19 @@ from repertory.domain.specs import Placement
 from repertory.perf.bytes import MIN_CELLS
 from repertory.perf.needs import need_of
 from repertory.policy.admit import Backlog, admit, in_time
-from repertory.policy.batching import HandoverLimits, handover_at_ns, kept_until_ns
+from repertory.policy.batching import (
+    HandoverLimits,
+    handover_at_ns,
+    is_worth_claiming,
+    kept_until_ns,
+)
 from repertory.policy.dispatch import Slot, choose_replica
 from repertory.policy.evict import Eviction, Release, Victim, choose_victims
 from repertory.policy.fit import misfit
 from repertory.policy.objective import (
     Due,
     Starving,
+    absence_s,
     aged_weight,
     in_order,
     probability_of_use,
@@ -346,3 +352,24 @@ def test_whatever_a_busy_device_is_given_besides_costs_the_others_something(
 ) -> None:
     assert response_factor(share + more) > response_factor(share) >= 1.0
     assert response_factor(share + more) - response_factor(share) >= more
+
+
+@pytest.mark.parametrize(
+    ("weight", "risked_s", "left_s", "loss_s", "is_worth_it"),
+    [
+        pytest.param(1.0, 0.0, 0.0, 1e9, True, id="who is overdue is next, whatever that costs"),
+        pytest.param(1.0, 0.0, 10.0, 9.0, True, id="waiting until then would lose them more"),
+        pytest.param(0.1, 0.0, 10.0, 9.0, False, id="it costs the others more"),
+        pytest.param(0.1, 10.0, 10.0, 9.0, True, id="a deadline that they miss by waiting"),
+        pytest.param(0.1, 0.0, 10.0, 0.0, True, id="it costs nobody anything"),
+    ],
+)
+def test_busy_replicas_are_claimed_when_waiting_loses_more(
+    weight: float, risked_s: float, left_s: float, loss_s: float, is_worth_it: bool
+) -> None:
+    assert is_worth_claiming(weight, risked_s, left_s, loss_s) == is_worth_it
+
+
+def test_who_comes_while_a_model_is_away_waits_for_half_of_that_time_each() -> None:
+    assert absence_s(2.0, 5.0) == pytest.approx(10 * 2.5)
+    assert absence_s(0.0, 1e6) == absence_s(1e6, 0.0) == 0.0

@@ -18,6 +18,7 @@ from repertory.core.arrivals import (
     take_first_token,
     take_generation_failed,
 )
+from repertory.core.claiming import unclaim
 from repertory.core.costbook import CostBook
 from repertory.core.failures import take_transition_failed
 from repertory.core.fleet import (
@@ -41,7 +42,7 @@ from repertory.core.moving import (
     drop_claim,
     release_replica,
 )
-from repertory.core.placing import place, refresh_starved, unclaim, watch_blocked
+from repertory.core.placing import place, refresh_starved, watch_blocked
 from repertory.core.preempting import press, press_own, take_preempted
 from repertory.core.serving import close_if_due, serve, settle, wake_at
 from repertory.core.sites import is_blocked

@@ -16,6 +16,9 @@ from repertory.policy.evict import Release
 
 __all__ = ["land", "retreat", "say_drift"]
 
+_NEWEST = 0.1
+"""What the last wait counts among those before it: some ten of them are `of late`."""
+
 
 def land(state: State, step: Step, replica: ReplicaState, measured: Measured) -> None:
     """A transition is done: correct the ledger, learn its cost, step on the new rung."""
@@ -187,10 +190,21 @@ def _after_activate(landing: _Landing) -> None:
     replica.activate_s = landing.state.costs.activate_s(replica.spec, replica.placement, replica.kv)
     replica.phase = Phase.OPEN
     replica.opened_at_ns = replica.idle_since_ns = landing.step.at_ns
+    _count_wait(landing, model)
     if model.wanted_for is Cause.PLACEMENT:
         _leave_behind(landing, model)
     model.is_wanted, model.wanted_for = False, Cause.OPERATOR
     model.failures, model.deaths = 0, ()
+
+
+def _count_wait(landing: _Landing, model: ModelState) -> None:
+    """How long its oldest request waited for it to serve, if that was for want of memory."""
+    head = model.oldest
+    others = (one for one in model.replicas.values() if one is not landing.replica)
+    if head is None or model.failures or any(one.is_open for one in others):
+        return
+    state, waited_s = landing.state, (landing.step.at_ns - head.since_ns) / 1e9
+    state.away_s += _NEWEST * (waited_s - state.away_s)
 
 
 def _leave_behind(landing: _Landing, model: ModelState) -> None:

@@ -6,12 +6,13 @@ A model is *starved* when it has demand and nothing is under way for it.  For ea
 2. memory that nobody needs,
 3. idle replicas given up,
 wins; if none of these suffices where its weights are, they leave for a place where one does; else
-busy replicas are claimed and hand over at the end of their turn.
+busy replicas are claimed and hand over at the end of their turn, once that is worth it.
 """
 
 from collections.abc import Iterator
 from enum import Enum
 
+from repertory.core.claiming import claim_all, claim_busy, unclaim
 from repertory.core.comparing import note_return
 from repertory.core.moving import (
     Reason,
@@ -22,26 +23,25 @@ from repertory.core.moving import (
     release_replica,
     reserve_serving,
 )
-from repertory.core.offers import Awaited, Offer, claims, offers, widening
-from repertory.core.offloading import admitted, admitted_sites, better_place, better_wait
-from repertory.core.preempting import considered, press
+from repertory.core.offers import Awaited, Offer, offers, widening
+from repertory.core.offloading import admitted, better_place, better_wait
+from repertory.core.preempting import press
 from repertory.core.queueing import aged_since_ns, dues_of, heaviest
 from repertory.core.relief import relieve
-from repertory.core.serving import claim, reopen, wake_at
+from repertory.core.serving import wake_at
 from repertory.core.sites import need_bytes, sites, standing
 from repertory.core.splits import has_accelerators
 from repertory.core.spreading import another
 from repertory.core.state import Intent, ModelState, State, Step
 from repertory.core.victims import Supply, eviction_options
 from repertory.domain.decisions import Cause, Verdict
-from repertory.domain.ladder import Phase, Rung
-from repertory.policy.evict import Eviction, Release
+from repertory.domain.ladder import Rung
+from repertory.policy.evict import Release
 from repertory.policy.objective import Starving, in_order
 
 __all__ = [
     "place",
     "refresh_starved",
-    "unclaim",
     "watch_blocked",
 ]
 
@@ -67,7 +67,7 @@ def refresh_starved(state: State, step: Step, names: list[str]) -> list[str]:
             one = _starving(state, model)
             state.starved[name] = one
             state.starved_ns += one.switch_ns
-            if known is None or _is_other(one, known):
+            if known is None or _is_other(one, known) or _has_doubled(model, one, known):
                 fresh.append(name)
                 press(state, step, model)  # what it has claimed already, for whoever came since
                 if model.queue:
@@ -82,6 +82,11 @@ def _is_other(one: Starving, known: Starving) -> bool:
     """It has another head or other deadlines, something heavier waits, or it needs less."""
     is_same = one.since_ns == known.since_ns and one.dues == known.dues
     return not is_same or one.heaviest > known.heaviest or one.need_bytes < known.need_bytes
+
+
+def _has_doubled(model: ModelState, one: Starving, known: Starving) -> bool:
+    """Its queue, since it was as long as a power of two."""
+    return one.weight > known.weight and len(model.queue).bit_count() == 1
 
 
 def _starving(state: State, model: ModelState) -> Starving:
@@ -235,15 +240,6 @@ def _help_next(state: State, step: Step, ordered: Iterator[Starving], supply: Su
     return _Done.NOTHING
 
 
-def unclaim(state: State, step: Step, model: ModelState) -> None:
-    """It no longer waits for the replicas it claimed: they are spared, for others to claim."""
-    for replica_id in list(model.claims):
-        del model.claims[replica_id]
-        replica = state.replicas.get(replica_id)
-        if replica is not None and replica.claimed_by == model.spec.name:
-            reopen(state, step, replica)
-
-
 def _try(state: State, step: Step, model: ModelState, supply: Supply) -> _Done:
     if model.fault is not None or model.is_served():
         return _Done.NOTHING
@@ -254,18 +250,10 @@ def _try(state: State, step: Step, model: ModelState, supply: Supply) -> _Done:
         done = _try_place(state, step, model, supply)
         if done is not _Done.NOTHING:
             return done
-    if model.queue and _claim_busy(state, step, model, supply):
+    if model.queue and claim_busy(state, step, model, supply):
         return _Done.AT_OTHERS_COST
     press(state, step, model)
     return _Done.NOTHING
-
-
-def _is_claiming(state: State, model: ModelState) -> bool:
-    """Claims under way are kept until their replicas have drained, and no resize that began before
-    is on its way any more: memory that still moves can be given by nobody.
-    """
-    claimed = [state.replicas[one] for one in model.claims]
-    return any(not one.is_idle or one.phase is Phase.OPEN for one in claimed)
 
 
 def _try_place(state: State, step: Step, model: ModelState, supply: Supply) -> _Done:
@@ -294,7 +282,7 @@ def _hold_out(
     state: State, step: Step, model: ModelState, supply: Supply, wait: Awaited, here: list[Offer]
 ) -> _Done:
     """Something could be begun now, but it is worse than waiting for busy replicas to end."""
-    claimed = _claim_all(state, step, model, supply, wait.evictions)
+    claimed = claim_all(state, step, model, supply, wait.evictions)
     press(state, step, model)
     if not claimed:
         return _Done.NOTHING
@@ -364,33 +352,3 @@ def _start_intents(state: State, step: Step) -> None:
             begin_activate(state, step, replica, reason, intent.options)
         else:
             begin_load(state, step, replica, reason, intent.options)
-
-
-def _claim_busy(state: State, step: Step, model: ModelState, supply: Supply) -> bool:
-    """No idle memory suffices: bound the turns of the busy replicas that are cheapest to wait for.
-
-    What drained for it in vain opens again.
-    """
-    if _is_claiming(state, model):
-        return False
-    places = [*sites(state, model), *sites(state, model, elsewhere=True)]
-    found = claims(state, model, supply, admitted_sites(state, model, places))
-    if found is None:
-        step.has_room = step.has_room or bool(model.claims)
-        unclaim(state, step, model)
-        return False
-    _claim_all(state, step, model, supply, found)
-    press(state, step, model)
-    return True
-
-
-def _claim_all(
-    state: State, step: Step, model: ModelState, supply: Supply, found: tuple[Eviction, ...]
-) -> bool:
-    """Bound the turns of those that are busy and nobody's yet; false: there are none."""
-    busy = {replica.id for replica in supply.busy}
-    claimed = [one.replica_id for one in found if one.replica_id in busy]
-    for name in claimed:
-        why, replica = f"{model.spec.name} waits for its memory", state.replicas[name]
-        claim(state, step, replica, model, why, considered(state, step, model, replica))
-    return bool(claimed)

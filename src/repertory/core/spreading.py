@@ -4,7 +4,8 @@ It is one more option beside waiting.  In predicted seconds: what the queue, and
 come, wait less with it (`policy.spread`), against its load and activation, what victims lose, and
 what it takes from those who run where it comes up.
 
-1. One at a time per model, never on a device that has one, and never before a starved model.
+1. One at a time per model, never on a device that has one, nor where a starved model has bounded
+   somebody's turn: that memory is on its way to who is served by nobody.
 2. Free memory and idle replicas only: nobody drains for it.
 3. With all layers, on the same kind of device as the one there is.
 4. What came later is the *spare* one: it is given up for less, and first.
@@ -74,10 +75,10 @@ def another(state: State, step: Step, model: ModelState, supply: Supply) -> Spre
 
 
 def _may_spread(state: State, step: Step, model: ModelState) -> bool:
-    """Requests wait for its slots, and nothing is under way for it, nor for who is starved."""
+    """Requests wait for its slots, and nothing is under way for it."""
     if not model.queue or model.is_removed or model.is_wanted or step.at_ns < model.not_before_ns:
         return False
-    if model.spec.name in state.intents or any(state.models[one].queue for one in state.starved):
+    if model.spec.name in state.intents:
         return False
     return all(_stands(one) for one in model.replicas.values())
 
@@ -119,6 +120,7 @@ def _offers(
 ) -> list[Offer]:
     """Where weights of it rest on a device already, else wherever none of it is."""
     taken = {device for one in here for device in one.placement.devices}
+    taken |= _awaited_by_starved(state)
     is_fast = any(is_faster_than_cores(state.node_of(one), one.placement.devices) for one in here)
     places = [
         _cached(state, model, one)
@@ -128,6 +130,12 @@ def _offers(
     ]
     found = offers(state, step, model, supply, places)
     return [one for one in found if one.site.placement.layers is None]
+
+
+def _awaited_by_starved(state: State) -> set[str]:
+    """Devices on which somebody hands over to a model that nobody serves."""
+    claimed = (name for starved in state.starved for name in state.models[starved].claims)
+    return {device for name in claimed for device in state.replicas[name].placement.devices}
 
 
 def _cached(state: State, model: ModelState, site: Site) -> Site:

@@ -335,6 +335,9 @@ class State:
         self.starved: dict[str, Starving] = {}
         """Models with demand and nothing under way."""
         self.starved_ns: int = 0
+        self.away_s: float = 0.0
+        """How long models waited until they served, of late: what gives its memory now is away for
+        about as long."""
         self.short: dict[str, None] = {}
         """Models that are served, with requests that wait for a slot and no memory for one."""
         self.waiting: int = 0

@@ -10,10 +10,18 @@ from repertory.domain.decisions import Option
 from repertory.domain.ladder import Edge, Phase, Rung
 from repertory.policy.batching import HandoverLimits, handover_at_ns, kept_until_ns
 from repertory.policy.evict import Eviction, Release, Victim
-from repertory.policy.objective import Starving, probability_of_use
+from repertory.policy.objective import Starving, absence_s, probability_of_use
 from repertory.policy.spread import share_asked
 
-__all__ = ["Gift", "Supply", "eviction_options", "idle_victims", "release_s", "turn_end_ns"]
+__all__ = [
+    "Gift",
+    "Supply",
+    "eviction_options",
+    "idle_victims",
+    "lost_s",
+    "release_s",
+    "turn_end_ns",
+]
 
 _MOST_OPTIONS = 4
 """On a record: what was done, and the three that would have lost least of those that were not."""
@@ -236,29 +244,43 @@ def _victim(state: State, step: Step, replica: ReplicaState, drain_s: float) -> 
     """1. Requests that wait for it now use it soon for certain.
     2. Where sleepers keep device bytes, they can be made to go for good.
     3. A spare one is used soon only if the others' slots are all taken then.
+    4. Who comes while it is away waits for it, unless others of it serve on.
     """
     model, name = state.models[replica.model], replica.id
     activate_s = drain_s + replica.activate_s
     reload_s = activate_s + replica.reload_s
+    rate, others = model.rate.per_s(step.at_ns), 0.0
+    if len(model.replicas) > 1:
+        others = own_pace(state, model, but=replica)
     soon = 1.0
     if not model.queue:
-        floor_s = state.settings.use_soon_floor_s
-        rate = model.rate.per_s(step.at_ns)
-        soon = probability_of_use(rate, reload_s, floor_s)
+        soon = probability_of_use(rate, reload_s, state.settings.use_soon_floor_s)
         if model.is_spare(replica):
-            soon *= share_asked(rate, own_pace(state, model, but=replica))
+            soon *= share_asked(rate, others)
+    away_s = absence_s(model.rate.of_late_per_s(step.at_ns), state.away_s)
+    away_s *= share_asked(rate, others)
     ways: list[Eviction] = []
     if replica.rung is Rung.SERVING:
         freed = releasable_bytes(state, replica, Release.KV)
-        ways.append(Eviction(name, Release.KV, soon * activate_s, freed))
+        ways.append(Eviction(name, Release.KV, soon * activate_s + away_s, freed))
     if replica.rung is not Rung.HOST or replica.transition is not None:
         freed = releasable_bytes(state, replica, Release.ALL)
-        ways.append(Eviction(name, Release.ALL, soon * reload_s, freed))
+        ways.append(Eviction(name, Release.ALL, soon * reload_s + away_s, freed))
     if state.node_of(replica).capabilities.asleep_residue_bytes:
         freed = releasable_bytes(state, replica, Release.GONE)
         cold_s = activate_s + replica.cold_s
-        ways.append(Eviction(name, Release.GONE, soon * cold_s, freed))
+        ways.append(Eviction(name, Release.GONE, soon * cold_s + away_s, freed))
     return Victim(name, tuple(ways))
+
+
+def lost_s(state: State, step: Step, given: Eviction) -> float:
+    """What giving it up loses once its work is done, or stopped."""
+    (found,) = (
+        way.loss_s
+        for way in _victim(state, step, state.replicas[given.replica_id], 0.0).ways
+        if way.release is given.release
+    )
+    return found
 
 
 def release_s(state: State, evictions: tuple[Eviction, ...]) -> float:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-__all__ = ["HandoverLimits", "handover_at_ns", "kept_until_ns"]
+__all__ = ["HandoverLimits", "handover_at_ns", "is_worth_claiming", "kept_until_ns"]
 
 
 _KEPT_SWITCHES = 5.0
@@ -49,3 +49,15 @@ def kept_until_ns(
     """
     is_coming = own_gap_s <= max(_KEPT_SWITCHES, limits.switches) * switch_s
     return opened_at_ns + round(limits.min_residency_s * 1e9 if is_coming else 0.0)
+
+
+def is_worth_claiming(weight: float, risked_s: float, left_s: float, loss_s: float) -> bool:
+    """Whether busy replicas are to hand over to a model that waits for memory.
+
+    `weight`: of those who wait; `risked_s`: the penalties of deadlines that they miss by waiting;
+    `left_s`: until the oldest of them is overdue; `loss_s`: what the busy ones lose.
+
+    1. Who is overdue is next, whatever that costs.
+    2. Before that, if waiting until then would lose them more than it costs the others.
+    """
+    return left_s <= 0.0 or weight * left_s + risked_s >= loss_s

@@ -3,6 +3,7 @@
     harm = Σ over affected requests  w_r · added seconds until its first token
          + Σ over affected requests  w_r · MISS_PENALTY_S · [its deadline is missed]
          + Σ over replicas given up  P(use soon) · seconds to bring it back
+         + Σ over their models' next requests  seconds until it serves again
 
 `w_r` is the request's own weight, grown by waiting (aging): after `max_wait_s` it counts double,
 and from then on its model is next on some feasible device whatever else (`in_order`).
@@ -22,6 +23,7 @@ __all__ = [
     "MISS_PENALTY_S",
     "Due",
     "Starving",
+    "absence_s",
     "aged_weight",
     "at_risk",
     "in_order",
@@ -75,6 +77,15 @@ def probability_of_use(arrivals_per_s: float, reload_s: float, floor_s: float) -
     worker.md, Dispatch: p = 1 - exp(-rate · max(60 s, 10 · reload)).
     """
     return -math.expm1(-arrivals_per_s * max(floor_s, 10.0 * reload_s))
+
+
+def absence_s(arrivals_per_s: float, away_s: float) -> float:
+    """What those who come while a model is away wait for it, in sum: half of that time, each.
+
+    Where memory is there again at once it is nothing beside a reload; where many wait for it, a
+    model that is asked for all the time loses by far more than that.
+    """
+    return arrivals_per_s * away_s * away_s / 2.0
 
 
 _STEADY_SHARE = 0.95
