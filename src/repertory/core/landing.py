@@ -198,12 +198,14 @@ def _after_activate(landing: _Landing) -> None:
 
 
 def _count_wait(landing: _Landing, model: ModelState) -> None:
-    """How long its oldest request waited for it to serve, if that was for want of memory."""
+    """How long its requests waited for it to serve: since it had one of them last, at the most.
+    Not what waits for a slot, nor for a load that failed."""
     head = model.oldest
     others = (one for one in model.replicas.values() if one is not landing.replica)
     if head is None or model.failures or any(one.is_open for one in others):
         return
-    state, waited_s = landing.state, (landing.step.at_ns - head.since_ns) / 1e9
+    since_ns = max([head.since_ns, *model.served_ns.values()])
+    state, waited_s = landing.state, (landing.step.at_ns - since_ns) / 1e9
     state.away_s += _NEWEST * (waited_s - state.away_s)
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from repertory.core.moving import releasable_bytes
 from repertory.core.pace import own_pace
+from repertory.core.splits import has_accelerators
 from repertory.core.state import ModelState, ReplicaState, State, Step
 from repertory.domain.decisions import Option
 from repertory.domain.ladder import Edge, Phase, Rung
@@ -244,7 +245,8 @@ def _victim(state: State, step: Step, replica: ReplicaState, drain_s: float) -> 
     """1. Requests that wait for it now use it soon for certain.
     2. Where sleepers keep device bytes, they can be made to go for good.
     3. A spare one is used soon only if the others' slots are all taken then.
-    4. Who comes while it is away waits for it, unless others of it serve on.
+    4. Who comes while it is away waits for it, unless others of it serve on.  Where accelerators
+       stand beside cores that is weighed with the place (`core.expected`).
     """
     model, name = state.models[replica.model], replica.id
     activate_s = drain_s + replica.activate_s
@@ -257,8 +259,10 @@ def _victim(state: State, step: Step, replica: ReplicaState, drain_s: float) -> 
         soon = probability_of_use(rate, reload_s, state.settings.use_soon_floor_s)
         if model.is_spare(replica):
             soon *= share_asked(rate, others)
-    away_s = absence_s(model.rate.of_late_per_s(step.at_ns), state.away_s)
-    away_s *= share_asked(rate, others)
+    away_s = 0.0
+    if not has_accelerators(state):
+        away_s = absence_s(model.rate.of_late_per_s(step.at_ns), state.away_s)
+        away_s *= share_asked(rate, others)
     ways: list[Eviction] = []
     if replica.rung is Rung.SERVING:
         freed = releasable_bytes(state, replica, Release.KV)
