@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fleets import every, fleet, machine
@@ -34,6 +34,10 @@ ARRIVALS = st.lists(
     min_size=1,
     max_size=40,
 )
+
+
+OUTLASTS = [(gap_s, 0, 1, 1, "", None) for gap_s in [0.0] * 9 + [3.0]]
+"""The last of them comes when the machine of its model has failed and is back."""
 
 
 def arrivals_from(drawn: Sequence[tuple[float, int, int, int, str, float | None]]) -> list[Arrival]:
@@ -65,6 +69,7 @@ FLEETS = {
 
 
 @given(drawn=ARRIVALS, name=st.sampled_from(sorted(FLEETS)), policy=st.sampled_from(list(POLICIES)))
+@example(drawn=OUTLASTS, name="fails", policy="sharing")
 @settings(max_examples=40, deadline=None)
 def test_every_request_has_one_end_and_times_in_order(
     drawn: list[tuple[float, int, int, int, str, float | None]], name: str, policy: str

@@ -24,6 +24,7 @@ class Sharing:
     2. By rate times size; each where the throughput of the device grows most, then where most
        memory is free.
     3. Every model has room for one slot; what is left of a device goes by rate and KV per token.
+    4. Who was planned and lost its machine comes up again in its place, when that is back.
     """
 
     name = "sharing"
@@ -35,22 +36,33 @@ class Sharing:
         self.rates_per_s = rates_per_s
         self.work_s = work_s
         self.slots = slots
+        self._plan: dict[str, Bring] | None = None
 
     def moves(self, view: View, at_ns: int) -> list[Move]:
-        if any(view.copies):
-            return []
+        return [
+            one
+            for name, one in self._planned(view).items()
+            if not view.parts[name].copies and all(device in view.seats for device in one.devices)
+        ]
+
+    def _planned(self, view: View) -> dict[str, Bring]:  # 1
+        if self._plan is None:
+            self._plan = self._divided(view)
+        return self._plan
+
+    def _divided(self, view: View) -> dict[str, Bring]:
         placed = self._placed(view)
         held: dict[str, list[ModelSpec]] = {name: [] for name in view.seats}
         for name, group in placed.items():
             for device in group.devices:
                 held[device].append(view.parts[name].spec)
-        found: list[Move] = []
+        found: dict[str, Bring] = {}
         for name, group in placed.items():
             spec = view.parts[name].spec
             slots = min(self._quota(spec, held[seat.id], seat.free_bytes) for seat in group.seats)
             kv = KvShape(slots, full_slots(spec, 1).cells)
             beside = max(len(held[device]) for device in group.devices)
-            found.append(Bring(name, group.devices, kv, f"{beside} share it"))
+            found[name] = Bring(name, group.devices, kv, f"{beside} share it")
         return found
 
     def _placed(self, view: View) -> dict[str, Group]:  # 2
@@ -116,6 +128,6 @@ class Sharing:
         return None
 
     def refuses(self, view: View, request: Request) -> str | None:
-        if view.parts[request.model].copies or not any(view.copies):
+        if request.model in self._planned(view):
             return None
-        return f"{request.model} has found no room beside the others"
+        return f"{request.model} has found no room beside the others"  # 2
