@@ -27,7 +27,7 @@ from repertory.engines.fake import FakeEngine
 from repertory.engines.node_model import Failure, NodeModel
 from repertory.live.driver import Driver
 from repertory.perf.profiles import prior_profile
-from repertory.policy.prewarm import solve
+from repertory.policy.places.prewarm import solve
 from repertory.sim.driver import SOLVE_NS, Simulation
 from repertory.testing.clock import VirtualLoop, run_virtual
 from worlds import WORLDS, World, faults, workload

@@ -20,7 +20,7 @@ from repertory.domain.specs import DeviceSpec, ModelSpec, NodeSpec, WeightsForm
 from repertory.engines.fake import llama_like
 from repertory.engines.node_model import NodeModel
 from repertory.perf.profiles import Beside, Law, Profile, StepLaw, prior_profile, straight
-from repertory.policy.offload import Rule, by_harm, fully_or_evict, offload_always
+from repertory.policy.places.offload import Rule, by_harm, fully_or_evict, offload_always
 from repertory.sim.driver import Simulation
 
 __all__ = ["LOADS", "RULES", "SHAPES", "Played", "Shape", "goodput", "play", "play_on", "trace"]

@@ -18,7 +18,7 @@ from repertory.domain.requests import PRIORITIES, Request
 from repertory.domain.specs import DeviceSpec, KvShape, ModelSpec, NodeSpec, WeightsForm
 from repertory.engines.fake import llama_like
 from repertory.perf.bytes import most_layers, share_there
-from repertory.policy.offload import Rule
+from repertory.policy.places.offload import Rule
 
 __all__ = ["LOADS", "MODELS", "ROOM", "STEPS_PER_LOAD", "Result", "Use", "played", "result"]
 

@@ -23,8 +23,8 @@ from bench.serve.models import PAIRS, folder_of
 from bench.serve.run import Run
 from bench.serve.systems import Ours, repertory
 from repertory.core.journal import read_lines
-from repertory.policy.fairness import jain
-from repertory.policy.share import QUANTUM_NS
+from repertory.policy.requests.fairness import jain
+from repertory.policy.requests.share import QUANTUM_NS
 
 __all__ = ["mixed"]
 

@@ -21,7 +21,7 @@ from repertory.engines.llamacpp import CHUNK_TOKENS
 from repertory.perf.bytes import most_layers, share_there
 from repertory.perf.divided import divided_s, here_s, prompt_share
 from repertory.perf.profiles import UNWAITED_TOKENS
-from repertory.policy.offload import by_harm, fully_or_evict, offload_always
+from repertory.policy.places.offload import by_harm, fully_or_evict, offload_always
 
 __all__ = ["offload"]
 

@@ -10,7 +10,7 @@ from functools import partial
 from repertory.cli import main
 from repertory.core.controller import Controller
 from repertory.live import compose
-from repertory.policy.offload import (
+from repertory.policy.places.offload import (
     Rule,
     by_harm,
     evict_then_most,

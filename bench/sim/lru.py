@@ -16,7 +16,7 @@ from bench.serve.models import folder_of
 from bench.serve.run import Run
 from bench.serve.swaps import router_flags
 from bench.serve.systems import System, llama_server
-from repertory.core.rival import Rival
+from repertory.core.rivals.rival import Rival
 from repertory.domain.actions import Load
 from repertory.domain.decisions import Decision
 from repertory.domain.events import Arrived

@@ -7,7 +7,7 @@ the engine holds.  Whatever the order of events, its assertions and the controll
 from dataclasses import dataclass, field, replace
 
 from repertory.core.controller import Controller
-from repertory.core.tiers import lies
+from repertory.core.places.tiers import lies
 from repertory.domain.actions import (
     Action,
     Activate,
@@ -50,7 +50,7 @@ from repertory.domain.plans import Problem
 from repertory.domain.requests import Fault, FinishReason, Outcome, Request
 from repertory.domain.specs import Footprint, KvShape, ModelSpec, Placement
 from repertory.perf.bytes import kv_needs, placed_footprint, rest_footprint
-from repertory.policy.prewarm import solve
+from repertory.policy.places.prewarm import solve
 from worlds import World
 
 __all__ = ["Copy", "Play"]

@@ -9,15 +9,15 @@ import pytest
 from repertory.core.controller import Controller
 from repertory.core.costbook import CostBook
 from repertory.core.demand import ArrivalRate, OutputLength
-from repertory.core.expected import Expected
-from repertory.core.queueing import (
+from repertory.core.places.expected import Expected
+from repertory.core.places.sites import sites
+from repertory.core.requests.queueing import (
     charge_measured,
     charge_predicted,
     dequeue,
     enqueue,
     first_of,
 )
-from repertory.core.sites import sites
 from repertory.core.state import ModelState, RequestRecord, State, Step
 from repertory.domain.decisions import Decision
 from repertory.domain.events import Arrived, Event

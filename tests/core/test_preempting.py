@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from core.play import Play
-from repertory.core.preempting import _held_against, _stakes, _weigh
+from repertory.core.requests.preempting import _held_against, _stakes, _weigh
 from repertory.core.state import Step
 from repertory.domain.actions import Preempt
 from repertory.domain.events import ModelRemoved

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from core.play import Play
-from repertory.core.tiers import fixed_needs
+from repertory.core.places.tiers import fixed_needs
 from repertory.domain.actions import Load
 from repertory.domain.events import OperatorAsked, Wish
 from repertory.domain.ladder import Rung

@@ -13,7 +13,7 @@ from repertory.engines.contract import Frame, TokenStep
 from repertory.engines.llamacpp import steps
 from repertory.engines.llamacpp.serving import Serving
 from repertory.engines.llamacpp.steps import Cores, StepLoop
-from repertory.policy.share import StepKind
+from repertory.policy.requests.share import StepKind
 
 PATIENCE_S = 30.0
 

@@ -9,7 +9,7 @@ from repertory.engines.gguf.facts import describe_headers
 from repertory.engines.gguf.header import Header, Tensor
 from repertory.perf.fit import fit_law, profile_from
 from repertory.perf.profiles import Law, prior_profile
-from repertory.policy.preempt import Stake, worth_stopping
+from repertory.policy.requests.preempt import Stake, worth_stopping
 from worlds import GIB, MIB, model
 
 MODELS = ("3B", "8B", "14B")

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repertory.policy.lateness import Party, late_sum_s
 from repertory.policy.objective import late_s
+from repertory.policy.places.lateness import Party, late_sum_s
 
 SECONDS = st.floats(0.01, 1e4)
 

@@ -1,4 +1,4 @@
-"""The rules of `policy.line` and `policy.fairness`, in their own words."""
+"""The rules of `policy.requests.line` and `policy.requests.fairness`, in their own words."""
 
 from random import Random
 
@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repertory.domain.requests import PRIORITIES
-from repertory.policy.fairness import ahead_ns, jain, lifted_ns
-from repertory.policy.line import Place, band, first_in_line, urgency
+from repertory.policy.requests.fairness import ahead_ns, jain, lifted_ns
+from repertory.policy.requests.line import Place, band, first_in_line, urgency
 
 SECOND = 1_000_000_000
 MAX_WAIT_S = 10.0

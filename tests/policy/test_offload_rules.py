@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from repertory.policy.offload import (
+from repertory.policy.places.offload import (
     Rule,
     Way,
     by_harm,

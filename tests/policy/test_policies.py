@@ -10,16 +10,6 @@ from repertory.domain.plans import Candidate, Problem
 from repertory.domain.specs import Placement
 from repertory.perf.bytes import MIN_CELLS
 from repertory.perf.needs import need_of
-from repertory.policy.admit import Backlog, admit, in_time
-from repertory.policy.batching import (
-    HandoverLimits,
-    handover_at_ns,
-    is_worth_claiming,
-    kept_until_ns,
-)
-from repertory.policy.dispatch import Slot, choose_replica
-from repertory.policy.evict import Eviction, Release, Victim, choose_victims
-from repertory.policy.fit import misfit
 from repertory.policy.objective import (
     Due,
     Starving,
@@ -29,8 +19,18 @@ from repertory.policy.objective import (
     probability_of_use,
     response_factor,
 )
-from repertory.policy.prewarm import solve
-from repertory.policy.share import (
+from repertory.policy.places.batching import (
+    HandoverLimits,
+    handover_at_ns,
+    is_worth_claiming,
+    kept_until_ns,
+)
+from repertory.policy.places.evict import Eviction, Release, Victim, choose_victims
+from repertory.policy.places.fit import misfit
+from repertory.policy.places.prewarm import solve
+from repertory.policy.requests.admit import Backlog, admit, in_time
+from repertory.policy.requests.dispatch import Slot, choose_replica
+from repertory.policy.requests.share import (
     QUANTUM_NS,
     Contender,
     Run,

@@ -1,11 +1,11 @@
-"""The rules of `policy.preempt` and `policy.keep`, in their own words."""
+"""The rules of `policy.requests.preempt` and `policy.requests.keep`, in their own words."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repertory.policy.keep import Keep
 from repertory.policy.objective import MISS_PENALTY_S, Due
-from repertory.policy.preempt import (
+from repertory.policy.requests.keep import Keep
+from repertory.policy.requests.preempt import (
     Stake,
     expected_left,
     grown_weight,

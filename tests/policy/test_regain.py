@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from repertory.perf.profiles import Law
-from repertory.policy.regain import Pace, Spared, spared_of, way_back, worth_saving
+from repertory.policy.requests.regain import Pace, Spared, spared_of, way_back, worth_saving
 
 MIB = 1 << 20
 COPY = Law(1e-4, 1e-10)

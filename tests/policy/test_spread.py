@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from repertory.policy.spread import Flow, saved_s, share_asked
+from repertory.policy.places.spread import Flow, saved_s, share_asked
 
 PACE = st.floats(0.01, 50.0)
 

@@ -7,7 +7,7 @@ import pytest
 
 from bench.costs.curves import SHAPES
 from bench.costs.desk import MODELS, ROOM, Result, dear, limits_s, result, specs, trace
-from repertory.policy.offload import Rule, by_harm, evict_then_most, offload_always
+from repertory.policy.places.offload import Rule, by_harm, evict_then_most, offload_always
 
 QUIET = 0.15
 """As a workstation has it: the device would be busy for a seventh of the time."""

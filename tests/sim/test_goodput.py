@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 
 from bench.costs.curves import RULES, SHAPES, goodput
-from repertory.policy.offload import Rule, by_harm, fully_or_evict, offload_always
+from repertory.policy.places.offload import Rule, by_harm, fully_or_evict, offload_always
 
 
 @cache

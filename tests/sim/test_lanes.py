@@ -13,7 +13,7 @@ from repertory.engines.fake import llama_like
 from repertory.engines.node_model import Job, NodeModel, Output, TransitionEnd
 from repertory.engines.step_loop import one_core
 from repertory.perf.profiles import Law, Profile, StepLaw, prior_profile, straight
-from repertory.policy.share import StepKind
+from repertory.policy.requests.share import StepKind
 from worlds import GIB, model
 
 NODE = llama_like([DeviceSpec("dev0", 8 * GIB, cores=2)])

@@ -23,7 +23,7 @@ from repertory.engines.fake import llama_like, vllm_like
 from repertory.engines.node_model import Failure, Job, NodeModel, Output, TransitionEnd
 from repertory.engines.step_loop import Lane, Segment
 from repertory.perf.profiles import Beside, Curve, Law, Profile, StepLaw, prior_profile
-from repertory.policy.share import StepKind
+from repertory.policy.requests.share import StepKind
 from worlds import GIB, model, offload_world
 
 KV = KvShape(4, 2048)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleets import every, fleet, machine
-from repertory.core.rival import Rival
+from repertory.core.rivals.rival import Rival
 from repertory.domain.actions import Dispatch, Load, Preempt
 from repertory.domain.decisions import Decision
 from repertory.domain.errors import ConfigError

@@ -10,8 +10,8 @@ from shares import Played, percentile, play
 from repertory.domain.events import Arrived, order
 from repertory.domain.requests import PRIORITIES, Request
 from repertory.domain.settings import Settings
-from repertory.policy.fairness import jain
-from repertory.policy.share import QUANTUM_NS
+from repertory.policy.requests.fairness import jain
+from repertory.policy.requests.share import QUANTUM_NS
 from worlds import MIB, World, llama_world
 
 BATCH = PRIORITIES["batch"]

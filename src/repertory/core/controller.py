@@ -11,16 +11,7 @@ It never learns who drives it, and asks nobody for the time, the environment or 
 from collections.abc import Callable
 from typing import Any
 
-from repertory.core.arrivals import (
-    take_arrived,
-    take_cancelled,
-    take_finished,
-    take_first_token,
-    take_generation_failed,
-)
-from repertory.core.claiming import unclaim
 from repertory.core.costbook import CostBook
-from repertory.core.failures import take_transition_failed
 from repertory.core.fleet import (
     retire,
     take_drain,
@@ -33,20 +24,29 @@ from repertory.core.fleet import (
     take_worker_up,
 )
 from repertory.core.invariants import check
-from repertory.core.landing import land
 from repertory.core.ledger import Charge
-from repertory.core.moving import (
+from repertory.core.moves.failures import take_transition_failed
+from repertory.core.moves.landing import land
+from repertory.core.moves.moving import (
     Reason,
     begin_activate,
     begin_release,
     drop_claim,
     release_replica,
 )
-from repertory.core.placing import place, refresh_starved, watch_blocked
-from repertory.core.preempting import press, press_own, take_preempted
-from repertory.core.serving import close_if_due, serve, settle, wake_at
-from repertory.core.sites import is_blocked
-from repertory.core.splits import has_accelerators
+from repertory.core.places.claiming import unclaim
+from repertory.core.places.placing import place, refresh_starved, watch_blocked
+from repertory.core.places.sites import is_blocked
+from repertory.core.places.splits import has_accelerators
+from repertory.core.requests.arrivals import (
+    take_arrived,
+    take_cancelled,
+    take_finished,
+    take_first_token,
+    take_generation_failed,
+)
+from repertory.core.requests.preempting import press, press_own, take_preempted
+from repertory.core.requests.serving import close_if_due, serve, settle, wake_at
 from repertory.core.state import ModelState, ReplicaState, State, Step
 from repertory.core.window import arm_window, open_window, take_plan
 from repertory.domain.actions import Action
@@ -75,8 +75,8 @@ from repertory.domain.events import (
 from repertory.domain.ladder import Phase, Rung
 from repertory.domain.requests import Fault, Outcome, OutcomeKind
 from repertory.domain.settings import Settings
-from repertory.policy.evict import Release
-from repertory.policy.offload import Rule, by_harm
+from repertory.policy.places.evict import Release
+from repertory.policy.places.offload import Rule, by_harm
 
 __all__ = ["Controller"]
 

@@ -1,10 +1,9 @@
 """Workers and models come and go; operators wish."""
 
-from repertory.core.comparing import drop_pauses
 from repertory.core.demand import ArrivalRate, OutputLength
-from repertory.core.failures import fail_waiting
 from repertory.core.ledger import Ledger
-from repertory.core.moving import (
+from repertory.core.moves.failures import fail_waiting
+from repertory.core.moves.moving import (
     Reason,
     cancel_intent,
     drop_claim,
@@ -12,9 +11,10 @@ from repertory.core.moving import (
     give_up_better,
     release_replica,
 )
-from repertory.core.queueing import charge_measured, requeue
-from repertory.core.serving import lose, reopen, settle
-from repertory.core.sites import empty_rooms, empty_splits, roomiest_bytes
+from repertory.core.places.sites import empty_rooms, empty_splits, roomiest_bytes
+from repertory.core.requests.comparing import drop_pauses
+from repertory.core.requests.queueing import charge_measured, requeue
+from repertory.core.requests.serving import lose, reopen, settle
 from repertory.core.state import ModelState, ReplicaState, State, Step
 from repertory.domain.actions import Activate, Load
 from repertory.domain.decisions import Cause, Verdict
@@ -33,8 +33,8 @@ from repertory.domain.ladder import Phase, RequestState, Rung
 from repertory.domain.requests import Fault, Outcome, OutcomeKind
 from repertory.domain.specs import KvShape, ModelSpec, WeightsForm
 from repertory.perf.bytes import MIN_CELLS, kv_bytes, weights_footprint
-from repertory.policy.evict import Release
-from repertory.policy.fit import misfit, split_layers
+from repertory.policy.places.evict import Release
+from repertory.policy.places.fit import misfit, split_layers
 
 __all__ = [
     "retire",

@@ -1,12 +1,12 @@
 """What is true of the state between two events, whatever happened.  Runs after every test."""
 
 from repertory.core.ledger import Charge, Ledger
+from repertory.core.places.tiers import measured_stretch
 from repertory.core.state import Intent, ModelState, ReplicaState, State
-from repertory.core.tiers import measured_stretch
 from repertory.domain.decisions import Cause
 from repertory.domain.ladder import Phase, RequestState, Rung
 from repertory.domain.specs import Placement
-from repertory.policy.evict import Release
+from repertory.policy.places.evict import Release
 
 __all__ = ["check"]
 

@@ -17,9 +17,9 @@ from repertory.domain.settings import Settings
 from repertory.domain.specs import KvShape, ModelSpec, NodeSpec, Placement, WeightsForm
 from repertory.perf.bytes import Stretch
 from repertory.perf.costs import GUESSED, Grounds
-from repertory.policy.evict import Release
 from repertory.policy.objective import Starving
-from repertory.policy.offload import Rule, by_harm
+from repertory.policy.places.evict import Release
+from repertory.policy.places.offload import Rule, by_harm
 
 __all__ = [
     "Intent",
@@ -215,13 +215,13 @@ class ModelState:
     queue: dict[str, RequestRecord] = field(default_factory=dict)
     """Waiting requests in order of arrival."""
     lines: dict[Alike, list[Ticket]] = field(default_factory=dict)
-    """The same, by who is alike; `core.queueing` says who is next."""
+    """The same, by who is alike; `core.requests.queueing` says who is next."""
     queued_ns: int = 0
     queued_weight: float = 0.0
     queued_weight_since: float = 0.0
     """Σ weight x since seconds: aging in O(1)."""
     served_ns: dict[int, int] = field(default_factory=dict)
-    """When one of each class of weights (`policy.line.band`) was last dispatched."""
+    """When one of each class of weights (`policy.requests.line.band`) was last dispatched."""
     replicas: dict[str, ReplicaState] = field(default_factory=dict)
     claims: dict[str, None] = field(default_factory=dict)
     """Replicas of others that drain for this model."""
@@ -260,7 +260,7 @@ class ModelState:
     measured_rest_bytes: dict[Lies, int] = field(default_factory=dict)
     """Of the weights, in main memory beside those on accelerators."""
     stretches: dict[tuple[WeightsForm, bool], Stretch] = field(default_factory=dict)
-    """What these say of other numbers of layers (`core.tiers`), by form and by whether there is
+    """What these say of other numbers of layers (`places.tiers`), by form and by whether there is
     main memory beside; forgotten when they or the spec change."""
     measured_buffers_bytes: int = 0
     measured_rest_buffers_bytes: int = 0
@@ -347,8 +347,8 @@ class State:
         self.level_ns: int = 0
         """What the key that stopped waiting last had used then."""
         self.heads: dict[str, RequestRecord] = {}
-        """Who has a model's next slot (`core.queueing.first_of`), as long as nothing it depends on
-        has changed in this step: some four rules ask for it, one after the other."""
+        """Who has a model's next slot (`queueing.first_of`), as long as nothing it depends on has
+        changed in this step: some four rules ask for it, one after the other."""
         self.timers: dict[str, int] = {}
         self.action_count: int = 0
         self.replica_count: int = 0

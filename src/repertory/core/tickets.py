@@ -37,8 +37,8 @@ class KeyState:
     """What one API key has had of the devices, and what waits for it."""
 
     used_ns: int = 0
-    """As of `policy.fairness`: measured, and predicted for what runs."""
+    """As of `policy.requests.fairness`: measured, and predicted for what runs."""
     waiting: int = 0
     queued_ns: dict[int, int] = field(default_factory=dict)
-    """Predicted work that waits, by class of weights (`policy.line.band`)."""
+    """Predicted work that waits, by class of weights (`policy.requests.line.band`)."""
     running: int = 0

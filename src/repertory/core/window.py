@@ -2,11 +2,11 @@
 
 from itertools import combinations
 
-from repertory.core.moving import Reason, begin_load
-from repertory.core.serving import wake_at
-from repertory.core.sites import place_on, standing
+from repertory.core.moves.moving import Reason, begin_load
+from repertory.core.places.sites import place_on, standing
+from repertory.core.places.tiers import weights_bytes, weights_needs
+from repertory.core.requests.serving import wake_at
 from repertory.core.state import ModelState, ReplicaState, State, Step
-from repertory.core.tiers import weights_bytes, weights_needs
 from repertory.domain.actions import Solve
 from repertory.domain.decisions import Cause, Verdict
 from repertory.domain.events import PlanReady

@@ -105,7 +105,7 @@ class GenerationSpec:
     and the place in a grammar are functions of the tokens so far.
     """
     weight: float = 1.0
-    """What it weighs among others' steps (`policy.share`); changes no token."""
+    """What it weighs among others' steps (`policy.requests.share`); changes no token."""
     deadline_ns: int | None = None
     """When its first token is wanted, by the clock of `Frame.at_ns`."""
 

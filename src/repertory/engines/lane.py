@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 
 from repertory.domain.specs import KvShape, WeightsForm
 from repertory.perf.profiles import Profile
-from repertory.policy.share import StepKind, step_weight
+from repertory.policy.requests.share import StepKind, step_weight
 
 __all__ = ["PREFILL_CHUNK", "Job", "Lane", "Running"]
 
@@ -76,7 +76,7 @@ class Lane:
     """They keep their slots, and take part in no step."""
     chunk_tokens: int = PREFILL_CHUNK
     used_ns: int = 0
-    """Counted as `policy.share` wants it."""
+    """Counted as `policy.requests.share` wants it."""
     total_ns: int = 0
     """Since it was activated."""
     prompt_tokens_since: int = 0

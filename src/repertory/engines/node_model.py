@@ -29,7 +29,7 @@ from repertory.engines.moves import BESIDE_STEPS, FREED_NS, IDLE_FREED_NS, Failu
 from repertory.engines.step_loop import Output, StepLoop
 from repertory.perf.bytes import kv_bytes, kv_needs, placed_footprint, rest_footprint, share_there
 from repertory.perf.profiles import Profile
-from repertory.policy.share import entry_ns
+from repertory.policy.requests.share import entry_ns
 
 __all__ = ["PREFILL_CHUNK", "Failure", "Job", "NodeModel", "Output", "TransitionEnd"]
 

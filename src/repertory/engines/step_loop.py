@@ -11,7 +11,7 @@ from math import isqrt
 
 from repertory.domain.fleets import Toll
 from repertory.engines.lane import PREFILL_CHUNK, Job, Lane, Running
-from repertory.policy.share import (
+from repertory.policy.requests.share import (
     QUANTUM_NS,
     Contender,
     StepKind,

@@ -36,7 +36,7 @@ from repertory.live.reload import Source, Wishes
 from repertory.live.server import Server
 from repertory.live.watch import Watch
 from repertory.perf.needs import size_text
-from repertory.policy.fit import Split
+from repertory.policy.places.fit import Split
 
 __all__ = ["Endpoint", "run_server"]
 

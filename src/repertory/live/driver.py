@@ -48,7 +48,7 @@ from repertory.domain.plans import Plan, Problem
 from repertory.domain.requests import Fault, Outcome
 from repertory.domain.specs import ModelSpec, NodeSpec
 from repertory.engines.contract import Engine, GenerationSpec, TokenStep
-from repertory.policy.prewarm import solve
+from repertory.policy.places.prewarm import solve
 
 __all__ = ["Driver", "Owner"]
 

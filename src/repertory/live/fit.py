@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from repertory.core.sites import USUAL_CELLS
+from repertory.core.places.sites import USUAL_CELLS
 from repertory.domain.specs import ModelSpec
 from repertory.live.options import ServeConfig
 from repertory.perf.bytes import MIN_CELLS
 from repertory.perf.needs import Need, need_of, size_text
-from repertory.policy.fit import Split, misfit
+from repertory.policy.places.fit import Split, misfit
 
 __all__ = ["Room", "expected_room", "least_bytes", "pinned_misfit", "warnings"]
 

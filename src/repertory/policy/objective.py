@@ -7,7 +7,7 @@
 
 `w_r` is the request's own weight, grown by waiting (aging): after `max_wait_s` it counts double,
 and from then on its model is next on some feasible device whatever else (`in_order`).
-Stalls of running streams are weighed where they are caused (`policy.preempt`).
+Stalls of running streams are weighed where they are caused (`policy.requests.preempt`).
 
 A penalty is paid once, so it counts where a choice decides it: for a deadline that is met one way
 and missed the other.  One that is missed already, or met anyway, changes nothing.

@@ -35,7 +35,7 @@ from repertory.domain.events import (
 from repertory.domain.requests import FinishReason, Outcome, Request
 from repertory.domain.specs import ModelSpec, NodeSpec
 from repertory.engines.node_model import Job, NodeModel, Output, TransitionEnd
-from repertory.policy.prewarm import solve
+from repertory.policy.places.prewarm import solve
 
 __all__ = ["SOLVE_NS", "Brain", "Fate", "Simulation"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from repertory.core.controller import Controller
 from repertory.core.costbook import CostBook, ProfileSource
-from repertory.core.rival import Rival
+from repertory.core.rivals.rival import Rival
 from repertory.domain.decisions import Decision
 from repertory.domain.errors import ConfigError
 from repertory.domain.fleets import Fleet

@@ -15,7 +15,7 @@ from repertory.perf.datasheets import datasheet_profile
 from repertory.perf.fit import profile_from
 from repertory.perf.profiles import Profile, prior_profile
 from repertory.perf.tolls import beside_server
-from repertory.policy.fit import Split, misfit
+from repertory.policy.places.fit import Split, misfit
 
 __all__ = ["Read", "World", "unfit"]
 

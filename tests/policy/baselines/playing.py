@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from repertory.core.controller import Controller
-from repertory.core.rival import Rival
+from repertory.core.rivals.rival import Rival
 from repertory.domain.actions import Load
 from repertory.domain.decisions import Decision
 from repertory.domain.events import Arrived, Event, FirstToken

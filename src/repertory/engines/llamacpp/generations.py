@@ -10,7 +10,7 @@ from repertory.engines.grammar.automaton import Automaton
 from repertory.engines.llamacpp.sampling import TokenSampler
 from repertory.engines.pooling import Pool
 from repertory.engines.text import TextAssembler
-from repertory.policy.share import step_weight
+from repertory.policy.requests.share import step_weight
 
 __all__ = ["Drawn", "Generation", "refuse_unfit"]
 

@@ -25,7 +25,7 @@ from repertory.engines.llamacpp.library import Model
 from repertory.engines.llamacpp.sampling import NotANumber, TokenSampler, logprobs, trace
 from repertory.engines.pooling import Pool, pooling_of
 from repertory.engines.text import TextAssembler
-from repertory.policy.share import QUANTUM_NS, StepKind, next_step, worth_ns
+from repertory.policy.requests.share import QUANTUM_NS, StepKind, next_step, worth_ns
 
 __all__ = ["Serving"]
 
@@ -50,7 +50,7 @@ class Serving:
         """`saved` takes what loses its slot; `weights` names the file and form for it."""
         self.name = name
         self.used_ns = 0
-        """Device time, counted as `policy.share` wants it."""
+        """Device time, counted as `policy.requests.share` wants it."""
         self.total_ns = 0
         """Device time since activation."""
         self._model = model

@@ -28,7 +28,7 @@ from repertory.domain.errors import EngineError
 from repertory.engines.contract import Frame, TokenStep
 from repertory.engines.llamacpp.serving import Serving
 from repertory.engines.llamacpp.team import Team
-from repertory.policy.share import QUANTUM_NS, Contender, StepKind, entry_ns, next_run
+from repertory.policy.requests.share import QUANTUM_NS, Contender, StepKind, entry_ns, next_run
 
 __all__ = ["Cores", "StepLoop"]
 

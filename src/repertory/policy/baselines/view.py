@@ -1,7 +1,7 @@
 """What a rule of another system sees, and what it may want.
 
-Rules read; the rival's brain (`core.rival`) writes.  Memory is kept account of in bytes free now:
-what is on its way down still holds its own.
+Rules read; the rival's brain (`core.rivals.rival`) writes.  Memory is kept account of in bytes free
+now: what is on its way down still holds its own.
 """
 
 from collections.abc import Iterator

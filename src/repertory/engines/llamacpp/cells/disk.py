@@ -26,7 +26,7 @@ from repertory.engines.llamacpp.cells.blob import (
 from repertory.engines.llamacpp.cells.computed import Computed, Weights, shared_tokens
 from repertory.engines.llamacpp.context import SavedSequence
 from repertory.engines.llamacpp.turns import be_nice
-from repertory.policy.keep import Keep
+from repertory.policy.requests.keep import Keep
 
 __all__ = ["DiskKv", "Match", "Written"]
 

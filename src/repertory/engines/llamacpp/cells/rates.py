@@ -6,7 +6,7 @@ from enum import Enum
 from repertory.engines.llamacpp.cells.computed import Weights
 from repertory.perf.profiles import Law
 from repertory.perf.running import RunningLaw
-from repertory.policy.regain import Pace
+from repertory.policy.requests.regain import Pace
 
 __all__ = ["Copy", "Rates"]
 

@@ -17,8 +17,8 @@ from repertory.engines.llamacpp.cells.computed import Computed, Weights, shared_
 from repertory.engines.llamacpp.cells.disk import DiskKv, Match, Written
 from repertory.engines.llamacpp.cells.rates import Copy, Rates
 from repertory.engines.llamacpp.context import SavedSequence
-from repertory.policy.keep import Keep
-from repertory.policy.regain import Spared, Way, spared_of, way_back, worth_saving
+from repertory.policy.requests.keep import Keep
+from repertory.policy.requests.regain import Spared, Way, spared_of, way_back, worth_saving
 
 __all__ = ["Saved", "SavedKv"]
 

@@ -89,9 +89,9 @@ def expected_left(usual: float | None, most: float, made: float) -> float:
 def one_for_all(running: Sequence[Stake]) -> Stake:
     """What runs side by side, as one: the heaviest weight, until the last ends, or is resumed.
 
-    To be held against who is of a class above all of them (`policy.line.band`): as in a queue, one
-    of each class is compared, for however many lighter ones run at once, none of them waits longer
-    than if it ran alone.
+    To be held against who is of a class above all of them (`requests.line.band`): as in a queue,
+    one of each class is compared, for however many lighter ones run at once, none of them waits
+    longer than if it ran alone.
     """
     return Stake(
         min(one.name for one in running),

@@ -1,9 +1,9 @@
 """Transitions that fail: failure is an event like any other."""
 
-from repertory.core.landing import retreat
-from repertory.core.moving import forget_replica, give_up_better
-from repertory.core.serving import settle, wake_at
-from repertory.core.sites import roomiest_bytes
+from repertory.core.moves.landing import retreat
+from repertory.core.moves.moving import forget_replica, give_up_better
+from repertory.core.places.sites import roomiest_bytes
+from repertory.core.requests.serving import settle, wake_at
 from repertory.core.state import ModelState, ReplicaState, State, Step
 from repertory.domain.actions import Activate, Load, Resize
 from repertory.domain.decisions import Cause, Verdict

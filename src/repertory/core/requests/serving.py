@@ -2,10 +2,11 @@
 
 from itertools import islice
 
-from repertory.core.comparing import forget_victim
-from repertory.core.moving import begin_resize
-from repertory.core.pace import computed_ahead_s, first_s
-from repertory.core.queueing import (
+from repertory.core.moves.moving import begin_resize
+from repertory.core.places.victims import turn_end_ns
+from repertory.core.requests.comparing import forget_victim
+from repertory.core.requests.pace import computed_ahead_s, first_s
+from repertory.core.requests.queueing import (
     charge_measured,
     charge_predicted,
     dequeue,
@@ -13,7 +14,6 @@ from repertory.core.queueing import (
     in_line,
 )
 from repertory.core.state import ModelState, ReplicaState, RequestRecord, State, Step
-from repertory.core.victims import turn_end_ns
 from repertory.domain.actions import Dispatch, Settle, WakeAt
 from repertory.domain.decisions import Cause, Option, Verdict
 from repertory.domain.ladder import Phase, RequestStep, Rung
@@ -22,8 +22,8 @@ from repertory.domain.specs import KvShape, Placement
 from repertory.perf.bytes import kv_needs, shape_for
 from repertory.perf.costs import Grounds
 from repertory.perf.profiles import LOAD_KEYS
-from repertory.policy.dispatch import Slot, choose_replica
-from repertory.policy.line import band
+from repertory.policy.requests.dispatch import Slot, choose_replica
+from repertory.policy.requests.line import band
 
 __all__ = [
     "claim",
@@ -43,8 +43,8 @@ _LOOK_AHEAD = 16
 
 
 def serve(state: State, step: Step, model: ModelState) -> None:
-    """Dispatch what waits to open replicas, in the order of `policy.line`; ask for larger KV memory
-    if short.
+    """Dispatch what waits to open replicas, in the order of `policy.requests.line`; ask for larger
+    KV memory if short.
     """
     was_short = model.spec.name in state.short
     state.short.pop(model.spec.name, None)
@@ -314,7 +314,7 @@ def _grow(state: State, step: Step, model: ModelState, open_replicas: list[Repli
     """More or longer KV slots for a queue that does not fit.
 
     1. A larger context class into memory that nobody needs.
-    2. Else it is short of slots: others may make room for them (`core.placing`).
+    2. Else it is short of slots: others may make room for them (`core.places.placing`).
     3. If the head is longer than the slots, the replica drains and reopens with longer ones,
        unless they are found before that.
     """

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from repertory.policy.objective import MISS_PENALTY_S
-from repertory.policy.preempt import grown_weight
+from repertory.policy.requests.preempt import grown_weight
 
 __all__ = [
     "Place",
@@ -35,13 +35,13 @@ class Place(NamedTuple):
     weight: float
     since_ns: int
     used_ns: int = 0
-    """Device time that its key has had (`policy.fairness`)."""
+    """Device time that its key has had (`policy.requests.fairness`)."""
     began_ns: int | None = None
     """When it had a slot before; None: never."""
     is_returned: bool = False
     """Its worker died, and with it its slot."""
     stopped: int = 0
-    """How often it made way for others before its run had paid (`policy.preempt`)."""
+    """How often it made way for others before its run had paid (`policy.requests.preempt`)."""
     begin_ns: int | None = None
     """By when it must begin for its deadline; None: it has none."""
     served_ns: int = 0

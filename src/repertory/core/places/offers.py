@@ -6,20 +6,20 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
-from repertory.core.expected import Expected
-from repertory.core.queueing import dues_of
-from repertory.core.shapes import cells_ahead, shapes_for, share_above, wider_shapes
-from repertory.core.sites import Site, sites, standing
-from repertory.core.splits import Room, can_divide, divisions
+from repertory.core.places.expected import Expected
+from repertory.core.places.shapes import cells_ahead, shapes_for, share_above, wider_shapes
+from repertory.core.places.sites import Site, sites, standing
+from repertory.core.places.splits import Room, can_divide, divisions
+from repertory.core.places.tiers import fixed_needs
+from repertory.core.places.victims import Gift, Supply, release_s
+from repertory.core.requests.queueing import dues_of
 from repertory.core.state import ModelState, State, Step
-from repertory.core.tiers import fixed_needs
-from repertory.core.victims import Gift, Supply, release_s
 from repertory.domain.decisions import Option
 from repertory.domain.ladder import Rung
 from repertory.domain.specs import KvShape
 from repertory.perf.bytes import kv_needs, shape_for
-from repertory.policy.evict import Eviction, Victim, choose_victims
 from repertory.policy.objective import MISS_PENALTY_S, aged_weight, missed_weight
+from repertory.policy.places.evict import Eviction, Victim, choose_victims
 
 __all__ = ["Awaited", "Offer", "awaited", "claims", "offers", "widening"]
 

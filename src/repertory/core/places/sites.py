@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
+from repertory.core.places.tiers import buffer_needs, fixed_needs
 from repertory.core.state import ModelState, ReplicaState, State
-from repertory.core.tiers import buffer_needs, fixed_needs
 from repertory.domain.ladder import Rung
 from repertory.domain.specs import KvShape, ModelSpec, NodeSpec, Placement, WeightsForm
 from repertory.perf.bytes import kv_needs, shape_for
-from repertory.policy.fit import Split
+from repertory.policy.places.fit import Split
 
 __all__ = [
     "USUAL_CELLS",

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from repertory.core.places.tiers import buffer_needs, fixed_needs, stretch
 from repertory.core.state import ModelState, State
-from repertory.core.tiers import buffer_needs, fixed_needs, stretch
 from repertory.domain.specs import KvShape, NodeSpec, Placement
 from repertory.perf.bytes import kv_needs, most_layers
-from repertory.policy.evict import Eviction
+from repertory.policy.places.evict import Eviction
 
 __all__ = ["Division", "Room", "can_divide", "divisions", "has_accelerators"]
 

@@ -1,8 +1,8 @@
 """Another replica of a model that is served, where its slots do not keep up with its queue.
 
 It is one more option beside waiting.  In predicted seconds: what the queue, and what is expected to
-come, wait less with it (`policy.spread`), against its load and activation, what victims lose, and
-what it takes from those who run where it comes up.
+come, wait less with it (`policy.places.spread`), against its load and activation, what victims
+lose, and what it takes from those who run where it comes up.
 
 1. One at a time per model, never on a device that has one, nor where a starved model has bounded
    somebody's turn: that memory is on its way to who is served by nobody.
@@ -14,16 +14,16 @@ what it takes from those who run where it comes up.
 import math
 from dataclasses import dataclass, replace
 
-from repertory.core.offers import Offer, offers
-from repertory.core.pace import answers_per_s, sharers
-from repertory.core.queueing import first_of
-from repertory.core.sites import Site, is_faster_than_cores, sites, standing
+from repertory.core.places.offers import Offer, offers
+from repertory.core.places.sites import Site, is_faster_than_cores, sites, standing
+from repertory.core.places.victims import Supply
+from repertory.core.requests.pace import answers_per_s, sharers
+from repertory.core.requests.queueing import first_of
 from repertory.core.state import ModelState, ReplicaState, State, Step
-from repertory.core.victims import Supply
 from repertory.domain.decisions import Verdict
 from repertory.domain.ladder import Rung
 from repertory.policy.objective import aged_weight
-from repertory.policy.spread import Flow, saved_s
+from repertory.policy.places.spread import Flow, saved_s
 
 __all__ = ["Spread", "another"]
 

@@ -1,7 +1,7 @@
 """A part of a model beside others now, or all of it when they have gone: what harms less.
 
 1. Of what could be begun now, and of waiting for busy replicas and then coming up with all layers
-   on a device, the rule of `policy.offload` says what is weighed.  The least harm is chosen.
+   on a device, the rule of `policy.places.offload` says what is weighed.  The least harm is chosen.
 2. A model that came up with few layers, or on cores, is loaded once more where all of them, or
    more, find room, if what its work is expected to save there exceeds the switch and what others
    lose for it; then the first replica goes.
@@ -9,15 +9,15 @@
 
 from dataclasses import dataclass
 
-from repertory.core.expected import Expected
-from repertory.core.offers import Awaited, Offer, awaited, offers
-from repertory.core.sites import Site, fits_whole, is_faster_than_cores, sites
-from repertory.core.splits import has_accelerators
+from repertory.core.places.expected import Expected
+from repertory.core.places.offers import Awaited, Offer, awaited, offers
+from repertory.core.places.sites import Site, fits_whole, is_faster_than_cores, sites
+from repertory.core.places.splits import has_accelerators
+from repertory.core.places.victims import Supply
 from repertory.core.state import ModelState, ReplicaState, State, Step
-from repertory.core.victims import Supply
 from repertory.domain.ladder import Rung
 from repertory.perf.bytes import share_there
-from repertory.policy.offload import Way
+from repertory.policy.places.offload import Way
 
 __all__ = ["Move", "admitted", "admitted_sites", "better_place", "better_wait"]
 

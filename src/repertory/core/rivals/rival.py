@@ -13,7 +13,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from repertory.core.holdings import Holdings
+from repertory.core.rivals.holdings import Holdings
 from repertory.domain.actions import (
     Action,
     Activate,

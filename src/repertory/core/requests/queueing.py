@@ -1,7 +1,7 @@
 """Who waits, in which order, and what each API key has had.
 
 A model's queue is kept twice: by arrival, for whoever has waited longest (`ModelState.oldest`), and
-in lines of requests that are alike, whose heads `policy.line` compares for the next slot.
+in lines of requests that are alike, whose heads `policy.requests.line` compares for the next slot.
 """
 
 from bisect import bisect_left, insort
@@ -17,9 +17,9 @@ from repertory.core.state import (
 from repertory.core.tickets import Alike, KeyState, Ticket
 from repertory.domain.ladder import RequestState, RequestStep
 from repertory.domain.requests import Request
-from repertory.policy.fairness import ahead_ns, lifted_ns
-from repertory.policy.line import Place, Standing, band, first_standing, standing
 from repertory.policy.objective import Due
+from repertory.policy.requests.fairness import ahead_ns, lifted_ns
+from repertory.policy.requests.line import Place, Standing, band, first_standing, standing
 
 __all__ = [
     "aged_since_ns",

@@ -3,16 +3,16 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from repertory.core.moving import releasable_bytes
-from repertory.core.pace import own_pace
-from repertory.core.splits import has_accelerators
+from repertory.core.moves.moving import releasable_bytes
+from repertory.core.places.splits import has_accelerators
+from repertory.core.requests.pace import own_pace
 from repertory.core.state import ModelState, ReplicaState, State, Step
 from repertory.domain.decisions import Option
 from repertory.domain.ladder import Edge, Phase, Rung
-from repertory.policy.batching import HandoverLimits, handover_at_ns, kept_until_ns
-from repertory.policy.evict import Eviction, Release, Victim
 from repertory.policy.objective import Starving, absence_s, probability_of_use
-from repertory.policy.spread import share_asked
+from repertory.policy.places.batching import HandoverLimits, handover_at_ns, kept_until_ns
+from repertory.policy.places.evict import Eviction, Release, Victim
+from repertory.policy.places.spread import share_asked
 
 __all__ = [
     "Gift",
@@ -246,7 +246,7 @@ def _victim(state: State, step: Step, replica: ReplicaState, drain_s: float) -> 
     2. Where sleepers keep device bytes, they can be made to go for good.
     3. A spare one is used soon only if the others' slots are all taken then.
     4. Who comes while it is away waits for it, unless others of it serve on.  Where accelerators
-       stand beside cores that is weighed with the place (`core.expected`).
+       stand beside cores that is weighed with the place (`core.places.expected`).
     """
     model, name = state.models[replica.model], replica.id
     activate_s = drain_s + replica.activate_s

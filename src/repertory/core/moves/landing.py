@@ -1,10 +1,10 @@
 """What a transition that ended leaves behind: the ledger corrected, its cost learned, its rung."""
 
-from repertory.core.copies import KvCopy, learn_copy
 from repertory.core.ledger import Charge
-from repertory.core.moving import drop_claim, expect_release, forget_replica
+from repertory.core.moves.copies import KvCopy, learn_copy
+from repertory.core.moves.moving import drop_claim, expect_release, forget_replica
+from repertory.core.places.tiers import lies
 from repertory.core.state import ModelState, ReplicaState, State, Step
-from repertory.core.tiers import lies
 from repertory.domain.actions import Activate, Load, Resize, Transition, Unload, edge_of
 from repertory.domain.decisions import Cause, Verdict
 from repertory.domain.events import Measured
@@ -12,7 +12,7 @@ from repertory.domain.ladder import Edge, Phase, Rung, destination
 from repertory.perf.bytes import kv_needs
 from repertory.perf.costs import Ratio
 from repertory.perf.profiles import KV_OUT
-from repertory.policy.evict import Release
+from repertory.policy.places.evict import Release
 
 __all__ = ["land", "retreat", "say_drift"]
 

@@ -1,17 +1,17 @@
 """Busy replicas that are to hand over: who claims them, when, and who is spared after all."""
 
-from repertory.core.offers import claims
-from repertory.core.offloading import admitted_sites
-from repertory.core.preempting import considered, press
-from repertory.core.queueing import dues_of
-from repertory.core.serving import claim, reopen, wake_at
-from repertory.core.sites import sites
+from repertory.core.places.offers import claims
+from repertory.core.places.offloading import admitted_sites
+from repertory.core.places.sites import sites
+from repertory.core.places.victims import Supply, lost_s
+from repertory.core.requests.preempting import considered, press
+from repertory.core.requests.queueing import dues_of
+from repertory.core.requests.serving import claim, reopen, wake_at
 from repertory.core.state import ModelState, State, Step
-from repertory.core.victims import Supply, lost_s
 from repertory.domain.ladder import Phase
-from repertory.policy.batching import is_worth_claiming
-from repertory.policy.evict import Eviction
 from repertory.policy.objective import MISS_PENALTY_S, at_risk
+from repertory.policy.places.batching import is_worth_claiming
+from repertory.policy.places.evict import Eviction
 
 __all__ = ["claim_all", "claim_busy", "unclaim"]
 

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from repertory.core.ledger import Charge
+from repertory.core.places.tiers import buffer_needs, reserve_kv, weights_bytes, weights_needs
 from repertory.core.state import ModelState, ReplicaState, State, Step
-from repertory.core.tiers import buffer_needs, reserve_kv, weights_bytes, weights_needs
 from repertory.domain.actions import (
     Activate,
     Deactivate,
@@ -20,7 +20,7 @@ from repertory.domain.ladder import Edge, Phase, Rung
 from repertory.domain.specs import KvShape
 from repertory.perf.bytes import kv_needs
 from repertory.perf.costs import Prediction
-from repertory.policy.evict import Release
+from repertory.policy.places.evict import Release
 
 __all__ = [
     "Reason",

@@ -2,14 +2,14 @@
 
 from itertools import islice
 
-from repertory.core.comparing import begin_pause
 from repertory.core.costbook import RESUME_KEYS
 from repertory.core.ledger import Charge
-from repertory.core.queueing import dues_of, heaviest, in_line, requeue
-from repertory.core.serving import leave_replica, lose, switch_grounds
-from repertory.core.sites import need_bytes
+from repertory.core.places.sites import need_bytes
+from repertory.core.places.victims import turn_end_ns
+from repertory.core.requests.comparing import begin_pause
+from repertory.core.requests.queueing import dues_of, heaviest, in_line, requeue
+from repertory.core.requests.serving import leave_replica, lose, switch_grounds
 from repertory.core.state import ModelState, ReplicaState, RequestRecord, State, Step
-from repertory.core.victims import turn_end_ns
 from repertory.domain.actions import Preempt
 from repertory.domain.decisions import Cause, Option, Verdict
 from repertory.domain.events import Preempted
@@ -17,9 +17,9 @@ from repertory.domain.ladder import Edge, Phase, RequestState, Rung
 from repertory.perf.costs import Grounds
 from repertory.perf.known import Resuming
 from repertory.perf.profiles import ACTIVATE, LOAD_KEYS
-from repertory.policy.line import band
 from repertory.policy.objective import MISS_PENALTY_S, Due, aged_weight, at_risk
-from repertory.policy.preempt import (
+from repertory.policy.requests.line import band
+from repertory.policy.requests.preempt import (
     Stake,
     Stop,
     expected_left,
@@ -202,7 +202,7 @@ def _weigh(state: State, step: Step, claimant: ModelState, replica: ReplicaState
     back_s = replica.activate_s + (0.0 if stays else replica.reload_s)
     stakes = _held_against(state, step, claimant, replica)
     # All that waits may go before what is stopped: where there is much of it, stopping shuffles.
-    # But for its own model's queue: what was stopped goes before that (`policy.line`).
+    # But for its own model's queue: what was stopped goes before that (`policy.requests.line`).
     queued_ns = state.queued_ns - state.models[replica.model].queued_ns
     there_s = _leaving_s(state, replica, stays) + claimant.switch_ns / 1e9
     work_s, dues = queued_ns / 1e9 / len(state.devices), dues_of(claimant, since_ns=step.at_ns)

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from itertools import islice
 
-from repertory.core.queueing import first_of
-from repertory.core.sites import USUAL_CELLS
+from repertory.core.places.sites import USUAL_CELLS
+from repertory.core.requests.queueing import first_of
 from repertory.core.state import ModelState, ReplicaState, State, Step
 from repertory.domain.specs import KvShape, NodeSpec
 from repertory.perf.bytes import shape_for

@@ -4,21 +4,21 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from repertory.core.sites import (
+from repertory.core.places.sites import (
     USUAL_CELLS,
     Site,
     fits_whole,
     is_faster_than_cores,
     place_on,
 )
-from repertory.core.splits import has_accelerators
+from repertory.core.places.splits import has_accelerators
+from repertory.core.places.tiers import buffer_needs, fixed_needs, stretch
 from repertory.core.state import ModelState, ReplicaState, State, Step
-from repertory.core.tiers import buffer_needs, fixed_needs, stretch
 from repertory.domain.ladder import Rung
 from repertory.domain.specs import Placement
 from repertory.perf.bytes import kv_needs, most_layers, shape_for
-from repertory.policy.lateness import Party, late_sum_s
 from repertory.policy.objective import response_factor
+from repertory.policy.places.lateness import Party, late_sum_s
 
 __all__ = ["Expected"]
 

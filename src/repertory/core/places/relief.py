@@ -1,12 +1,12 @@
 """A budget that a measurement overran, or promises that exceed what will be free."""
 
 from repertory.core.ledger import Ledger
-from repertory.core.moving import Reason, cancel_intent, release_replica
+from repertory.core.moves.moving import Reason, cancel_intent, release_replica
+from repertory.core.places.victims import Supply, idle_victims
 from repertory.core.state import State, Step
-from repertory.core.victims import Supply, idle_victims
 from repertory.domain.decisions import Cause
 from repertory.domain.ladder import Phase
-from repertory.policy.evict import Release, choose_victims
+from repertory.policy.places.evict import Release, choose_victims
 
 __all__ = ["relieve"]
 

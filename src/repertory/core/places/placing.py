@@ -12,9 +12,7 @@ busy replicas are claimed and hand over at the end of their turn, once that is w
 from collections.abc import Iterator
 from enum import Enum
 
-from repertory.core.claiming import claim_all, claim_busy, unclaim
-from repertory.core.comparing import note_return
-from repertory.core.moving import (
+from repertory.core.moves.moving import (
     Reason,
     begin_activate,
     begin_load,
@@ -23,21 +21,23 @@ from repertory.core.moving import (
     release_replica,
     reserve_serving,
 )
-from repertory.core.offers import Awaited, Offer, offers, widening
-from repertory.core.offloading import admitted, better_place, better_wait
-from repertory.core.preempting import press
-from repertory.core.queueing import aged_since_ns, dues_of, heaviest
-from repertory.core.relief import relieve
-from repertory.core.serving import wake_at
-from repertory.core.sites import need_bytes, sites, standing
-from repertory.core.splits import has_accelerators
-from repertory.core.spreading import another
+from repertory.core.places.claiming import claim_all, claim_busy, unclaim
+from repertory.core.places.offers import Awaited, Offer, offers, widening
+from repertory.core.places.offloading import admitted, better_place, better_wait
+from repertory.core.places.relief import relieve
+from repertory.core.places.sites import need_bytes, sites, standing
+from repertory.core.places.splits import has_accelerators
+from repertory.core.places.spreading import another
+from repertory.core.places.victims import Supply, eviction_options
+from repertory.core.requests.comparing import note_return
+from repertory.core.requests.preempting import press
+from repertory.core.requests.queueing import aged_since_ns, dues_of, heaviest
+from repertory.core.requests.serving import wake_at
 from repertory.core.state import Intent, ModelState, State, Step
-from repertory.core.victims import Supply, eviction_options
 from repertory.domain.decisions import Cause, Verdict
 from repertory.domain.ladder import Rung
-from repertory.policy.evict import Release
 from repertory.policy.objective import Starving, in_order
+from repertory.policy.places.evict import Release
 
 __all__ = [
     "place",
@@ -187,7 +187,7 @@ def _spread(state: State, step: Step, model: ModelState, supply: Supply) -> bool
 
 def _move_up(state: State, step: Step) -> None:
     """One model that serves with few layers, or on cores, may be better off elsewhere: load there,
-    then unload here (`core.landing`).
+    then unload here (`core.moves.landing`).
     """
     if not has_accelerators(state):
         return

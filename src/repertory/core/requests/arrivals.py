@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from repertory.core.comparing import compare_generation, compare_resume, take_up
-from repertory.core.copies import KvCopy, learn_copy
 from repertory.core.costbook import RESUME_KEYS
-from repertory.core.landing import say_drift
-from repertory.core.queueing import ahead_share, enqueue
-from repertory.core.serving import end_trial, settle
+from repertory.core.moves.copies import KvCopy, learn_copy
+from repertory.core.moves.landing import say_drift
+from repertory.core.requests.comparing import compare_generation, compare_resume, take_up
+from repertory.core.requests.queueing import ahead_share, enqueue
+from repertory.core.requests.serving import end_trial, settle
 from repertory.core.state import ModelState, RequestRecord, State, Step
 from repertory.core.window import arm_window
 from repertory.domain.actions import Cancel, Settle
@@ -19,7 +19,7 @@ from repertory.domain.specs import Placement, WeightsForm
 from repertory.perf.bytes import shape_for
 from repertory.perf.costs import Estimated, Grounds, Observed, weakest
 from repertory.perf.profiles import ACTIVATE, DECODE_KEYS, KV_IN, KV_OUT, LOAD_KEYS, PREFILL_KEYS
-from repertory.policy.admit import Backlog, admit, in_time
+from repertory.policy.requests.admit import Backlog, admit, in_time
 
 __all__ = [
     "take_arrived",
@@ -39,7 +39,7 @@ def take_arrived(state: State, step: Step, event: Arrived) -> None:
     1. Its model is unknown, at fault, or the server drains.
     2. It does not fit the context, or no device could ever hold it.
     3. Its first token cannot come by its deadline, whatever is done for it.
-    4. The queue is too long (`policy.admit`).
+    4. The queue is too long (`policy.requests.admit`).
     5. It waits; a free slot takes it later in this very step.
     """
     request = event.request

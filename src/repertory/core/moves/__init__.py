@@ -1,0 +1,1 @@
+"""Moves on the ladder: begun, landed, failed."""

@@ -1,0 +1,1 @@
+"""Places: who gets which memory, in which shape, and who gives it."""

@@ -1,0 +1,1 @@
+"""Requests: how they come, wait, run, make way and end."""

@@ -1,0 +1,1 @@
+"""Other systems' rules, carried out in simulations."""

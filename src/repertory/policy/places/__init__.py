@@ -1,0 +1,1 @@
+"""Choices about memory: who gets it, who gives it, for how long."""

@@ -1,0 +1,1 @@
+"""Choices about requests: admission, order, slots, steps, stops."""
