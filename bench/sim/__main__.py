@@ -15,16 +15,17 @@ from bench.sim.steps import steps
 from bench.sim.tolls import tolls
 from bench.sim.truth import truth
 
+# Those that read this machine come first: the others give the same whatever runs beside them.
 SCENES: Scenes = {
     "speed": speed,
     "growth": growth,
-    "parity": parity,
-    "truth": truth,
     "live": live,
     "tolls": tolls,
+    "lru": lru,
+    "parity": parity,
+    "truth": truth,
     "loads": loads,
     "steps": steps,
-    "lru": lru,
     "policies": policies,
     "curves": load_curves,
     "needs": devices_needed,

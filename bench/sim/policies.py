@@ -47,10 +47,15 @@ def load_curves(run: Run) -> list[Check]:
 
 
 def devices_needed(run: Run) -> list[Check]:
-    wanted = [(recipe, policy) for policy in POLICIES for recipe in CURVES]
+    wanted = [
+        (recipe, policy, seed) for policy in POLICIES for recipe in CURVES for seed in range(SEEDS)
+    ]
     needs = list(_mapped(run, _devices_needed, wanted))
-    for recipe, policy, devices in sorted(needs, key=lambda one: one[0]):
-        run.say(f"{recipe}, {policy}: {devices or f'over {SIZES[-1]}'} devices")
+    for recipe in CURVES:
+        for policy in POLICIES:
+            each = [devices for *what, _, devices in needs if what == [recipe, policy]]
+            words = ", ".join(str(one or f"over {SIZES[-1]}") for one in each)
+            run.say(f"{recipe}, {policy}: {words} devices")
     run.keep("policies, devices needed", needs)
     return []
 
@@ -75,9 +80,10 @@ def _table_cases() -> list[list[Case]]:
 
 def _curve_cases() -> list[list[Case]]:
     return [
-        [Case(STANDS[recipe], policy, 0, REQUESTS, factor) for policy in POLICIES]
+        [Case(STANDS[recipe], policy, seed, REQUESTS, factor) for policy in POLICIES]
         for recipe in CURVES
         for factor in reversed(FACTORS)
+        for seed in range(SEEDS)
     ]
 
 
@@ -89,10 +95,10 @@ def _flat(found: Iterable[list[Figures]]) -> list[Figures]:
     return [one for each in found for one in each]
 
 
-def _devices_needed(wanted: tuple[str, str]) -> tuple[str, str, int | None]:
+def _devices_needed(wanted: tuple[str, str, int]) -> tuple[str, str, int, int | None]:
     """The least size that is enough, if more devices are never worse; None: the largest is not."""
-    recipe, policy = wanted
-    case = Case(STANDS[recipe], policy, 0, REQUESTS)
+    recipe, policy, seed = wanted
+    case = Case(STANDS[recipe], policy, seed, REQUESTS)
 
     def is_enough(at: int) -> bool:
         return played(replace(case, devices=SIZES[at])).met_share >= NEEDS_SHARE
@@ -104,7 +110,7 @@ def _devices_needed(wanted: tuple[str, str]) -> tuple[str, str, int | None]:
             high = middle
         else:
             low = middle + 1
-    return recipe, policy, SIZES[low] if low < len(SIZES) else None
+    return recipe, policy, seed, SIZES[low] if low < len(SIZES) else None
 
 
 def _table(found: Sequence[Figures], recipe: str) -> list[str]:
