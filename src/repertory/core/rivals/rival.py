@@ -89,12 +89,12 @@ class Rival:
         """Take one event in; return what is to be done now."""
         self._actions, self._verdicts = [], []
         at_ns = event.at_ns
-        part = _TAKERS[type(event)](self, event)
-        if part is not None:
-            self._dispatch(part, at_ns)
+        model = _TAKERS[type(event)](self, event)
+        if model is not None:
+            self._dispatch(model, at_ns)
         if isinstance(event, (WorkerUp, ModelAdded)):
             self._wake(at_ns, at_ns)  # a rule is not asked before all of an instant are known
-        elif self.rule.minds_tokens or not _is_settled(event, part):
+        elif self.rule.minds_tokens or not _is_settled(event, model):
             self._ask(at_ns)
         self._record(
             Decision(next(self._steps), event, tuple(self._actions), tuple(self._verdicts))
@@ -104,35 +104,35 @@ class Rival:
     def check(self) -> None:
         """Memory is what replicas hold of it, and nothing runs twice."""
         self._memory.check()
-        running = [name for copy in self.view.copies for name in copy.running]
+        running = [name for replica in self.view.replicas for name in replica.running]
         assert sorted(running) == sorted(self._where)
 
     def _take_lost(self, event: WorkerLost) -> None:
         """Nobody gets a slot by it."""
         message = f"its worker died: {event.message}"
-        for copy in self._memory.lose_node(event.node_id):
-            for name in list(copy.running):
+        for replica in self._memory.lose_node(event.node_id):
+            for name in list(replica.running):
                 self._end(event.at_ns, name, OutcomeKind.FAILED, message, Fault.WORKER_GONE)
         moves = self._moves.items()
         self._moves = {key: move for key, move in moves if move.node_id != event.node_id}
 
-    def _fits(self, part: ModelView) -> bool:
-        return any(part.least_bytes <= group.most_bytes for group in self.view.groups(part.spec))
+    def _fits(self, model: ModelView) -> bool:
+        return any(model.least_bytes <= group.most_bytes for group in self.view.groups(model.spec))
 
     def _take_cancelled(self, event: Cancelled) -> ModelView | None:
         name = event.request_id
         found = self._requests.pop(name, None)
         if found is None:
             return None
-        part = self.view.parts[found[0].model]
-        part.waiting.pop(name, None)
-        copy = self._where.pop(name, None)
-        if copy is not None:
-            self._leave(copy, name)
-            self._actions.append(Cancel(name, copy.id, copy.node_id))
-            self._go_down(copy)
+        model = self.view.models[found[0].model]
+        model.waiting.pop(name, None)
+        replica = self._where.pop(name, None)
+        if replica is not None:
+            self._leave(replica, name)
+            self._actions.append(Cancel(name, replica.id, replica.node_id))
+            self._go_down(replica)
         self._settle(Outcome(name, OutcomeKind.CANCELLED))
-        return part
+        return model
 
     def _end(
         self,
@@ -142,54 +142,54 @@ class Rival:
         message: str = "",
         fault: Fault | None = None,
     ) -> ModelView | None:
-        copy = self._where.pop(name, None)
-        if copy is None:
+        replica = self._where.pop(name, None)
+        if replica is None:
             return None
-        self._leave(copy, name)
-        copy.used_ns = at_ns
+        self._leave(replica, name)
+        replica.used_ns = at_ns
         del self._requests[name]
         status = None if kind is OutcomeKind.DONE else 500
         self._settle(Outcome(name, kind, message, None, status, fault))
-        self._go_down(copy)
-        return self.view.parts[copy.model]
+        self._go_down(replica)
+        return self.view.models[replica.model]
 
     def _take_preempted(self, event: Preempted) -> ModelView | None:
         """It is first among those who wait for its model."""
         name = event.request_id
-        copy = self._where.pop(name, None)
-        if copy is None:
+        replica = self._where.pop(name, None)
+        if replica is None:
             return None
-        self._leave(copy, name)
-        copy.used_ns = event.at_ns
+        self._leave(replica, name)
+        replica.used_ns = event.at_ns
         request, since_ns = self._requests[name]
-        part = self.view.parts[request.model]
-        part.waiting = {name: Waiting(request, since_ns)} | part.waiting
-        self._go_down(copy)
-        return part
+        model = self.view.models[request.model]
+        model.waiting = {name: Waiting(request, since_ns)} | model.waiting
+        self._go_down(replica)
+        return model
 
-    def _leave(self, copy: ReplicaView, name: str) -> None:
-        del copy.running[name]
-        copy.prompts.discard(name)
+    def _leave(self, replica: ReplicaView, name: str) -> None:
+        del replica.running[name]
+        replica.prompts.discard(name)
 
     def _settle(self, outcome: Outcome) -> None:
         self._actions.append(Settle(outcome))
 
-    def _dispatch(self, part: ModelView, at_ns: int) -> None:
-        while part.waiting:
-            copy = min(
-                (one for one in part.copies.values() if one.free_slots > 0),
+    def _dispatch(self, model: ModelView, at_ns: int) -> None:
+        while model.waiting:
+            replica = min(
+                (one for one in model.replicas.values() if one.free_slots > 0),
                 key=lambda one: (len(one.running), one.id),
                 default=None,
             )
-            if copy is None:
+            if replica is None:
                 break
-            name = next(iter(part.waiting))
-            del part.waiting[name]
-            copy.running[name] = at_ns
-            copy.prompts.add(name)
-            copy.used_ns = at_ns
-            self._where[name] = copy
-            self._actions.append(Dispatch(name, copy.id, copy.node_id))
+            name = next(iter(model.waiting))
+            del model.waiting[name]
+            replica.running[name] = at_ns
+            replica.prompts.add(name)
+            replica.used_ns = at_ns
+            self._where[name] = replica
+            self._actions.append(Dispatch(name, replica.id, replica.node_id))
 
     def _ask(self, at_ns: int) -> None:
         for _ in range(_MOST_ROUNDS):
@@ -214,24 +214,24 @@ class Rival:
             case Bring():
                 self._bring(at_ns, move)
             case Dismiss(name, why) | Stop(name, why):
-                copy = self._copy(name)
-                assert not copy.is_leaving, f"{self.rule.name} dismisses {name} twice"
-                copy.is_leaving = True
-                self._say(copy.model, type(move).__name__.lower(), why)
+                replica = self._replica(name)
+                assert not replica.is_leaving, f"{self.rule.name} dismisses {name} twice"
+                replica.is_leaving = True
+                self._say(replica.model, type(move).__name__.lower(), why)
                 if isinstance(move, Stop):
                     self._actions += [
-                        Preempt(one, copy.id, copy.node_id) for one in sorted(copy.running)
+                        Preempt(one, replica.id, replica.node_id) for one in sorted(replica.running)
                     ]
-                self._go_down(copy)
+                self._go_down(replica)
 
     def _bring(self, at_ns: int, move: Bring) -> None:
-        part = self.view.parts[move.model]
-        node_id = self.view.seats[move.devices[0]].node_id
-        sleeper = self._memory.wake(part, node_id)
-        name = f"{part.name}@{move.devices[0]}#{next(self._ids)}"
-        copy = ReplicaView(
+        model = self.view.models[move.model]
+        node_id = self.view.devices[move.devices[0]].node_id
+        sleeper = self._memory.wake(model, node_id)
+        name = f"{model.name}@{move.devices[0]}#{next(self._ids)}"
+        replica = ReplicaView(
             name if sleeper is None else sleeper.id,
-            part.name,
+            model.name,
             node_id,
             Placement(move.devices),
             move.kv,
@@ -239,11 +239,13 @@ class Rival:
             at_ns,
             is_moving=True,
         )
-        for one in self._memory.hold(copy, need_bytes(part.spec, move.kv)):
+        for one in self._memory.hold(replica, need_bytes(model.spec, move.kv)):
             self._actions.append(Drop(next(self._ids), one.id, one.model, one.node_id))
-        part.copies[copy.id] = copy
-        self._say(part.name, "bring", move.why)
-        self._do(Load(next(self._ids), copy.id, part.name, node_id, copy.placement, copy.rung))
+        model.replicas[replica.id] = replica
+        self._say(model.name, "bring", move.why)
+        self._do(
+            Load(next(self._ids), replica.id, model.name, node_id, replica.placement, replica.rung)
+        )
 
     def _say(self, model: str, choice: str, why: str) -> None:
         self._verdicts.append(Verdict(self.rule.name, model, choice, why))
@@ -252,16 +254,16 @@ class Rival:
         self._moves[transition.action_id] = transition
         self._actions.append(transition)
 
-    def _go_down(self, copy: ReplicaView) -> None:
+    def _go_down(self, replica: ReplicaView) -> None:
         """One edge, if it is to go and nothing runs or moves."""
-        if not copy.is_leaving or copy.is_moving or copy.running:
+        if not replica.is_leaving or replica.is_moving or replica.running:
             return
-        place = copy.id, copy.model, copy.node_id
-        copy.is_moving = True
-        if copy.rung is Rung.SERVING:
+        place = replica.id, replica.model, replica.node_id
+        replica.is_moving = True
+        if replica.rung is Rung.SERVING:
             self._do(Deactivate(next(self._ids), *place))
-        elif copy.rung is Rung.DEVICE:
-            keeps, dropped = self._memory.make_bed(copy)
+        elif replica.rung is Rung.DEVICE:
+            keeps, dropped = self._memory.make_bed(replica)
             for one in dropped:
                 self._actions.append(Drop(next(self._ids), one.id, one.model, one.node_id))
             self._do(Unload(next(self._ids), *place) if keeps else Drop(next(self._ids), *place))
@@ -270,26 +272,30 @@ class Rival:
         move = self._moves.pop(event.action_id, None)
         if move is None:
             return None
-        part = self.view.parts[move.model]
-        copy = part.copies.get(move.replica_id)
-        if copy is None:
+        model = self.view.models[move.model]
+        replica = model.replicas.get(move.replica_id)
+        if replica is None:
             return None  # a sleeper that was dropped
-        copy.is_moving = False
+        replica.is_moving = False
         match move:
             case Load():
-                copy.rung = Rung.DEVICE
-                if not copy.is_leaving:
-                    copy.is_moving = True
-                    self._do(Activate(next(self._ids), copy.id, copy.model, copy.node_id, copy.kv))
+                replica.rung = Rung.DEVICE
+                if not replica.is_leaving:
+                    replica.is_moving = True
+                    self._do(
+                        Activate(
+                            next(self._ids), replica.id, replica.model, replica.node_id, replica.kv
+                        )
+                    )
             case Activate():
-                copy.rung, copy.used_ns = Rung.SERVING, event.at_ns
+                replica.rung, replica.used_ns = Rung.SERVING, event.at_ns
             case Deactivate():
-                copy.rung = Rung.DEVICE
+                replica.rung = Rung.DEVICE
             case Unload() | Drop():
-                self._memory.let_go(part, copy, is_asleep=isinstance(move, Unload))
-        if copy.id in part.copies:
-            self._go_down(copy)
-        return part
+                self._memory.let_go(model, replica, is_asleep=isinstance(move, Unload))
+        if replica.id in model.replicas:
+            self._go_down(replica)
+        return model
 
     def _take_failed(self, event: TransitionFailed) -> None:
         """Who waits for what cannot come up fails; what cannot go down is tried again.  Nobody
@@ -298,49 +304,49 @@ class Rival:
         move = self._moves.pop(event.action_id, None)
         if move is None:
             return
-        part = self.view.parts[move.model]
-        copy = part.copies.get(move.replica_id)
-        if copy is None:
+        model = self.view.models[move.model]
+        replica = model.replicas.get(move.replica_id)
+        if replica is None:
             return
-        copy.is_moving = False
+        replica.is_moving = False
         if isinstance(move, (Load, Activate)):
-            copy.is_leaving = True
-            for name in list(part.waiting):
-                del part.waiting[name]
+            replica.is_leaving = True
+            for name in list(model.waiting):
+                del model.waiting[name]
                 del self._requests[name]
                 failed = OutcomeKind.FAILED
                 self._settle(Outcome(name, failed, event.message, None, 500, event.fault))
-        if copy.rung in (Rung.DISK, Rung.HOST):
-            self._memory.let_go(part, copy, is_asleep=False)
+        if replica.rung in (Rung.DISK, Rung.HOST):
+            self._memory.let_go(model, replica, is_asleep=False)
         else:
-            self._go_down(copy)
+            self._go_down(replica)
 
-    def _copy(self, name: str) -> ReplicaView:
-        return next(copy for copy in self.view.copies if copy.id == name)
+    def _replica(self, name: str) -> ReplicaView:
+        return next(replica for replica in self.view.replicas if replica.id == name)
 
     def _take_arrived(self, event: Arrived) -> ModelView | None:
         request = event.request
-        part = self.view.parts[request.model]
-        kv = full_slots(part.spec, 1)
+        model = self.view.models[request.model]
+        kv = full_slots(model.spec, 1)
         refusal = self.rule.refuses(self.view, request)
         if refusal is None and request.cells > kv.cells:
             refusal = f"{request.cells} tokens, and the context is {kv.cells}"
-        if refusal is None and not self._fits(part):
+        if refusal is None and not self._fits(model):
             refusal = f"no device can ever hold {request.model}"
         if refusal is not None:
             self._settle(Outcome(request.id, OutcomeKind.REFUSED, refusal, status=503))
             return None
         self._requests[request.id] = (request, event.at_ns)
-        part.waiting[request.id] = Waiting(request, event.at_ns)
-        return part
+        model.waiting[request.id] = Waiting(request, event.at_ns)
+        return model
 
     def _take_timer(self, event: Timer) -> None:
         self._wake_ns = None
 
     def _take_first_token(self, event: FirstToken) -> None:
-        copy = self._where.get(event.request_id)
-        if copy is not None:
-            copy.prompts.discard(event.request_id)
+        replica = self._where.get(event.request_id)
+        if replica is not None:
+            replica.prompts.discard(event.request_id)
 
     def _take_finished(self, event: Finished) -> ModelView | None:
         return self._end(event.at_ns, event.request_id, OutcomeKind.DONE)
@@ -353,14 +359,14 @@ class Rival:
         self._memory.add_node(event.node)
 
     def _take_model(self, event: ModelAdded) -> None:
-        self.view.parts[event.spec.name] = ModelView(event.spec)
+        self.view.models[event.spec.name] = ModelView(event.spec)
         self.view.layout += 1
 
 
-def _is_settled(event: Event, part: ModelView | None) -> bool:
+def _is_settled(event: Event, model: ModelView | None) -> bool:
     """Nothing that a rule could mend has come of it."""
     if isinstance(event, Arrived):
-        return part is not None and not part.waiting
+        return model is not None and not model.waiting
     return isinstance(event, FirstToken)
 
 

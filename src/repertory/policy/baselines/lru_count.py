@@ -33,8 +33,8 @@ class LruCount:
         missing = view.missing()  # 1
         if not missing:
             return []
-        nodes = sorted({seat.node_id for seat in view.seats.values()})
-        up = {node: [one for one in view.copies if one.node_id == node] for node in nodes}
+        nodes = sorted({device.node_id for device in view.devices.values()})
+        up = {node: [one for one in view.replicas if one.node_id == node] for node in nodes}
         spec = missing[0].spec
         spare = [
             group
@@ -50,8 +50,8 @@ class LruCount:
             if need_bytes(spec, kv) <= group.free_bytes:
                 why = f"{len(up[node])} of {self._most(node)} run"
                 return [Bring(spec.name, group.devices, kv, why)]
-        leaving = sum(one.is_leaving for one in view.copies)
-        idle = sorted((one.used_ns, one.id) for one in view.copies if one.is_idle)
+        leaving = sum(one.is_leaving for one in view.replicas)
+        idle = sorted((one.used_ns, one.id) for one in view.replicas if one.is_idle)
         wanted = max(0, len(missing) - leaving)
         return [Dismiss(name, "least recently used of the idle") for _, name in idle[:wanted]]  # 3
 

@@ -47,52 +47,52 @@ class Ollama:
 
     def moves(self, view: View, at_ns: int) -> list[Move]:
         found: list[Move] = [
-            Dismiss(copy.id, f"idle for {self.keep_alive_s:.0f} s")  # 5
-            for copy in view.copies
-            if copy.is_idle and at_ns >= self._expires_ns(copy)
+            Dismiss(replica.id, f"idle for {self.keep_alive_s:.0f} s")  # 5
+            for replica in view.replicas
+            if replica.is_idle and at_ns >= self._expires_ns(replica)
         ]
         if found:
             return found
-        if any(one.is_leaving or (one.is_moving and not one.is_open) for one in view.copies):
+        if any(one.is_leaving or (one.is_moving and not one.is_open) for one in view.replicas):
             return []  # 1, 3
         missing = view.missing()
         if not missing or not view.groups(missing[0].spec):
             return []
         return [self._next(view, missing[0])]
 
-    def _next(self, view: View, part: ModelView) -> Move:
-        group, kv = self._place(view, part), full_slots(part.spec, self.slots)
+    def _next(self, view: View, model: ModelView) -> Move:
+        group, kv = self._place(view, model), full_slots(model.spec, self.slots)
         if group is not None:  # 2
-            return Bring(part.name, group.devices, kv, "fits into 80 % of what is free")
-        victim = min(view.copies, key=self._order, default=None)
+            return Bring(model.name, group.devices, kv, "fits into 80 % of what is free")
+        victim = min(view.replicas, key=self._order, default=None)
         if victim is not None:  # 3
             return Dismiss(victim.id, "the shortest keep-alive of all")
-        groups = view.groups(part.spec)
+        groups = view.groups(model.spec)
         group = min(groups, key=lambda one: (-one.free_bytes, one.id))
-        kv = full_slots(part.spec, self.slots, group.free_bytes)
-        return Bring(part.name, group.devices, kv, "nothing else is loaded")  # 4
+        kv = full_slots(model.spec, self.slots, group.free_bytes)
+        return Bring(model.name, group.devices, kv, "nothing else is loaded")  # 4
 
-    def _place(self, view: View, part: ModelView) -> Group | None:
-        need = need_bytes(part.spec, full_slots(part.spec, self.slots))
+    def _place(self, view: View, model: ModelView) -> Group | None:
+        need = need_bytes(model.spec, full_slots(model.spec, self.slots))
         fitting = [
             group
-            for group in view.groups(part.spec)
+            for group in view.groups(model.spec)
             if len(view.on(group)) < _MODELS_PER_DEVICE and need <= _SHARE * group.free_bytes
         ]
         return min(fitting, key=lambda one: (-one.free_bytes, one.id), default=None)
 
-    def _order(self, copy: ReplicaView) -> tuple[bool, str]:
+    def _order(self, replica: ReplicaView) -> tuple[bool, str]:
         """All keep-alives are the same here, so what decides among the idle is the path."""
-        return (bool(copy.running), copy.model)
+        return (bool(replica.running), replica.model)
 
-    def _expires_ns(self, copy: ReplicaView) -> int:
-        return copy.used_ns + round(self.keep_alive_s * 1e9)
+    def _expires_ns(self, replica: ReplicaView) -> int:
+        return replica.used_ns + round(self.keep_alive_s * 1e9)
 
     def wake_ns(self, view: View, at_ns: int) -> int | None:
-        return min((self._expires_ns(one) for one in view.copies if one.is_idle), default=None)
+        return min((self._expires_ns(one) for one in view.replicas if one.is_idle), default=None)
 
     def refuses(self, view: View, request: Request) -> str | None:
-        if view.parts[request.model].is_up:
+        if view.models[request.model].is_up:
             return None
-        pending = sum(len(part.waiting) for part in view.missing())
+        pending = sum(len(model.waiting) for model in view.missing())
         return "the queue is full" if pending >= _QUEUE else None

@@ -65,24 +65,24 @@ class Oracle:
         return times[at]
 
     def moves(self, view: View, at_ns: int) -> list[Move]:
-        for part in view.missing():  # 1
-            found = self._bring(view, part, at_ns, at_ns)
+        for model in view.missing():  # 1
+            found = self._bring(view, model, at_ns, at_ns)
             if found:
                 return found
-        for part in view.waiting_parts():  # 4
+        for model in view.waiting_models():  # 4
             coming = sum(
-                copy.kv.sequences
-                for copy in part.copies.values()
-                if not copy.is_leaving and not copy.is_open
+                replica.kv.sequences
+                for replica in model.replicas.values()
+                if not replica.is_leaving and not replica.is_open
             )
-            if part.is_up and len(part.waiting) > coming:
-                group = self._free(view, part)
+            if model.is_up and len(model.waiting) > coming:
+                group = self._free(view, model)
                 if group is not None:
-                    return [self._begin(part, group, "more wait than there are slots")]
+                    return [self._begin(model, group, "more wait than there are slots")]
         if view.layout == self._layout and at_ns < self._quiet_ns:
             return []
-        for need_ns, part in self._soon(view, at_ns):
-            found = self._bring(view, part, at_ns, need_ns)
+        for need_ns, model in self._soon(view, at_ns):
+            found = self._bring(view, model, at_ns, need_ns)
             if found:
                 return found
         return []
@@ -90,34 +90,34 @@ class Oracle:
     def _soon(self, view: View, at_ns: int) -> list[tuple[float, ModelView]]:
         """Not up, and asked for before a load that began now would be over; soonest first."""
         found = [
-            (self.next_ns(part.name, at_ns), part)
-            for part in view.parts.values()
-            if not part.copies and not part.waiting
+            (self.next_ns(model.name, at_ns), model)
+            for model in view.models.values()
+            if not model.replicas and not model.waiting
         ]
         due = [one for one in found if one[0] <= at_ns + self._lead_ns(view, one[1])]
         return sorted(due, key=lambda one: (one[0], one[1].name))
 
-    def _lead_ns(self, view: View, part: ModelView) -> float:
+    def _lead_ns(self, view: View, model: ModelView) -> float:
         if view.layout != self._layout:
             self._leads_ns.clear()
             self._layout, self._quiet_ns = view.layout, -inf
-        lead = self._leads_ns.get(part.name)
+        lead = self._leads_ns.get(model.name)
         if lead is None:
-            loads = (self._load_s(part, group) for group in view.groups(part.spec))
-            lead = self._leads_ns[part.name] = min(loads, default=0.0) * 1e9
+            loads = (self._load_s(model, group) for group in view.groups(model.spec))
+            lead = self._leads_ns[model.name] = min(loads, default=0.0) * 1e9
         return lead
 
-    def _load_s(self, part: ModelView, group: Group) -> float:
-        source = Rung.HOST if group.node_id in part.asleep else Rung.DISK
-        return self.load_s(part.spec, group.seats[0].spec, source)
+    def _load_s(self, model: ModelView, group: Group) -> float:
+        source = Rung.HOST if group.node_id in model.asleep else Rung.DISK
+        return self.load_s(model.spec, group.members[0].spec, source)
 
-    def _bring(self, view: View, part: ModelView, at_ns: int, need_ns: float) -> list[Move]:
-        group = self._free(view, part)
+    def _bring(self, view: View, model: ModelView, at_ns: int, need_ns: float) -> list[Move]:
+        group = self._free(view, model)
         if group is not None:
-            return [self._begin(part, group, "room is free")]
+            return [self._begin(model, group, "room is free")]
         ways = []
-        for one in view.groups(part.spec):
-            victims = self._victims(view, part, one, at_ns)
+        for one in view.groups(model.spec):
+            victims = self._victims(view, model, one, at_ns)
             if victims is None:
                 continue
             if not victims:
@@ -128,44 +128,48 @@ class Oracle:
         if not ways:
             return []
         _, _, _, victims = min(ways, key=lambda way: way[:3])  # 2
-        return [Dismiss(one.id, f"needed later than {part.name}") for one in victims]
+        return [Dismiss(one.id, f"needed later than {model.name}") for one in victims]
 
-    def _begin(self, part: ModelView, group: Group, why: str) -> Bring:
-        kv = full_slots(part.spec, self.slots, group.free_bytes)
-        return Bring(part.name, group.devices, kv, why)
+    def _begin(self, model: ModelView, group: Group, why: str) -> Bring:
+        kv = full_slots(model.spec, self.slots, group.free_bytes)
+        return Bring(model.name, group.devices, kv, why)
 
-    def _free(self, view: View, part: ModelView) -> Group | None:
+    def _free(self, view: View, model: ModelView) -> Group | None:
         """Room for all slots before room for one; the nearest weights first, then most room."""
-        taken = {copy.placement.devices for copy in part.copies.values()}
-        for kv in (full_slots(part.spec, self.slots), full_slots(part.spec, 1)):
-            need = need_bytes(part.spec, kv)
+        taken = {replica.placement.devices for replica in model.replicas.values()}
+        for kv in (full_slots(model.spec, self.slots), full_slots(model.spec, 1)):
+            need = need_bytes(model.spec, kv)
             fitting = [
                 one
-                for one in view.groups(part.spec)
+                for one in view.groups(model.spec)
                 if one.devices not in taken and one.free_bytes >= need
             ]
             if fitting:
                 return min(
-                    fitting, key=lambda one: (self._load_s(part, one), -one.free_bytes, one.id)
+                    fitting, key=lambda one: (self._load_s(model, one), -one.free_bytes, one.id)
                 )
         return None
 
     def _victims(
-        self, view: View, part: ModelView, group: Group, at_ns: int
+        self, view: View, model: ModelView, group: Group, at_ns: int
     ) -> list[ReplicaView] | None:
         """The idle that would go, those needed latest first; none: room is on its way already;
         None: not even all of them are enough.
         """
-        need = part.least_bytes
+        need = model.least_bytes
         held, room = view.on(group), group.free_bytes
-        room += sum(copy.held_bytes for copy in held if copy.is_leaving)
+        room += sum(replica.held_bytes for replica in held if replica.is_leaving)
         chosen: list[ReplicaView] = []
-        idle = [copy for copy in held if copy.is_idle and not view.parts[copy.model].waiting]
-        for copy in sorted(idle, key=lambda one: (-self.next_ns(one.model, at_ns), one.id)):
+        idle = [
+            replica
+            for replica in held
+            if replica.is_idle and not view.models[replica.model].waiting
+        ]
+        for replica in sorted(idle, key=lambda one: (-self.next_ns(one.model, at_ns), one.id)):
             if room >= need:
                 break
-            chosen.append(copy)
-            room += copy.held_bytes
+            chosen.append(replica)
+            room += replica.held_bytes
         return chosen if room >= need else None
 
     def wake_ns(self, view: View, at_ns: int) -> int | None:
@@ -173,9 +177,9 @@ class Oracle:
         if view.layout == self._layout and at_ns < self._quiet_ns:
             return self._begin_ns
         begins = [
-            self.next_ns(part.name, at_ns) - self._lead_ns(view, part)
-            for part in view.parts.values()
-            if not part.copies and not part.waiting
+            self.next_ns(model.name, at_ns) - self._lead_ns(view, model)
+            for model in view.models.values()
+            if not model.replicas and not model.waiting
         ]
         first = min((one for one in begins if one > at_ns), default=inf)
         self._begin_ns = None if first == inf else ceil(first)

@@ -46,85 +46,90 @@ class Reactive:
         self.slots = slots
 
     def moves(self, view: View, at_ns: int) -> list[Move]:
-        for part in view.waiting_parts():
+        for model in view.waiting_models():
             coming = sum(
-                copy.kv.sequences
-                for copy in part.copies.values()
-                if not copy.is_leaving and not copy.is_open
+                replica.kv.sequences
+                for replica in model.replicas.values()
+                if not replica.is_leaving and not replica.is_open
             )
-            if len(part.waiting) > coming:  # 1
-                found = self._start(view, part, at_ns)
+            if len(model.waiting) > coming:  # 1
+                found = self._start(view, model, at_ns)
                 if found:
                     return found
-        gone = (copy for copy in view.copies if at_ns >= self._expires_ns(view, copy))
-        return [Dismiss(copy.id, "idle for as long as its load takes") for copy in gone]  # 3
+        gone = (replica for replica in view.replicas if at_ns >= self._expires_ns(view, replica))
+        return [Dismiss(replica.id, "idle for as long as its load takes") for replica in gone]  # 3
 
-    def _start(self, view: View, part: ModelView, at_ns: int) -> list[Move]:
-        taken = {copy.placement.devices for copy in part.copies.values()}
+    def _start(self, view: View, model: ModelView, at_ns: int) -> list[Move]:
+        taken = {replica.placement.devices for replica in model.replicas.values()}
         queues = self._queues_s(view)
         ways = [
-            (self._start_s(view, part, group, queues), -group.free_bytes, group.id, group)
-            for group in view.groups(part.spec)
+            (self._start_s(view, model, group, queues), -group.free_bytes, group.id, group)
+            for group in view.groups(model.spec)
             if group.devices not in taken
         ]
         for start_s, _, _, group in sorted(ways, key=lambda way: way[:3]):  # 2
             if start_s == inf:
                 return []
-            need = part.least_bytes
+            need = model.least_bytes
             if need <= group.free_bytes:
-                kv = full_slots(part.spec, self.slots, group.free_bytes)
+                kv = full_slots(model.spec, self.slots, group.free_bytes)
                 why = f"starts soonest there: {start_s:.3g} s"
-                return [Bring(part.name, group.devices, kv, why)]
-            if any(copy.is_leaving for copy in view.on(group)):
+                return [Bring(model.name, group.devices, kv, why)]
+            if any(replica.is_leaving for replica in view.on(group)):
                 return []  # its room is on the way
             return [
-                Dismiss(one.id, f"room for {part.name}") for one in self._victims(view, group, need)
+                Dismiss(one.id, f"room for {model.name}")
+                for one in self._victims(view, group, need)
             ]
         return []
 
     def _start_s(
-        self, view: View, part: ModelView, group: Group, queues_s: Mapping[str, float]
+        self, view: View, model: ModelView, group: Group, queues_s: Mapping[str, float]
     ) -> float:
         """Estimated; infinite where not even without the idle there is room."""
         room = group.free_bytes
-        if part.least_bytes > room:
+        if model.least_bytes > room:
             room += sum(
-                copy.held_bytes for copy in view.on(group) if copy.is_idle or copy.is_leaving
+                replica.held_bytes
+                for replica in view.on(group)
+                if replica.is_idle or replica.is_leaving
             )
-        if part.least_bytes > room:
+        if model.least_bytes > room:
             return inf
         queued_s = queues_s.get(group.node_id, 0.0)
-        source = Rung.HOST if group.node_id in part.asleep else Rung.DISK
-        return queued_s + self.load_s(part.spec, group.seats[0].spec, source)
+        source = Rung.HOST if group.node_id in model.asleep else Rung.DISK
+        return queued_s + self.load_s(model.spec, group.members[0].spec, source)
 
     def _queues_s(self, view: View) -> dict[str, float]:
         """What is loading, by node."""
         found: dict[str, float] = {}
-        for copy in view.copies:
-            if copy.is_moving and copy.rung in (Rung.DISK, Rung.HOST):
-                found[copy.node_id] = found.get(copy.node_id, 0.0) + self._load_s(view, copy)
+        for replica in view.replicas:
+            if replica.is_moving and replica.rung in (Rung.DISK, Rung.HOST):
+                found[replica.node_id] = found.get(replica.node_id, 0.0) + self._load_s(
+                    view, replica
+                )
         return found
 
     def _victims(self, view: View, group: Group, need: int) -> Iterator[ReplicaView]:
         room = group.free_bytes
-        idle = (copy for copy in view.on(group) if copy.is_idle)
-        for copy in sorted(idle, key=lambda one: (one.used_ns, one.id)):
+        idle = (replica for replica in view.on(group) if replica.is_idle)
+        for replica in sorted(idle, key=lambda one: (one.used_ns, one.id)):
             if room >= need:
                 return
-            room += copy.held_bytes
-            yield copy
+            room += replica.held_bytes
+            yield replica
 
-    def _load_s(self, view: View, copy: ReplicaView) -> float:
-        seat = view.seats[copy.placement.devices[0]]
-        return self.load_s(view.parts[copy.model].spec, seat.spec, Rung.DISK)
+    def _load_s(self, view: View, replica: ReplicaView) -> float:
+        device = view.devices[replica.placement.devices[0]]
+        return self.load_s(view.models[replica.model].spec, device.spec, Rung.DISK)
 
-    def _expires_ns(self, view: View, copy: ReplicaView) -> float:
-        if not copy.is_idle:
+    def _expires_ns(self, view: View, replica: ReplicaView) -> float:
+        if not replica.is_idle:
             return inf
-        return copy.used_ns + round(self._load_s(view, copy) * 1e9)
+        return replica.used_ns + round(self._load_s(view, replica) * 1e9)
 
     def wake_ns(self, view: View, at_ns: int) -> int | None:
-        first = min((self._expires_ns(view, copy) for copy in view.copies), default=inf)
+        first = min((self._expires_ns(view, replica) for replica in view.replicas), default=inf)
         return None if first == inf else ceil(first)
 
     def refuses(self, view: View, request: Request) -> str | None:

@@ -42,7 +42,8 @@ class Sharing:
         return [
             one
             for name, one in self._planned(view).items()
-            if not view.parts[name].copies and all(device in view.seats for device in one.devices)
+            if not view.models[name].replicas
+            and all(device in view.devices for device in one.devices)
         ]
 
     def _planned(self, view: View) -> dict[str, Bring]:  # 1
@@ -52,25 +53,27 @@ class Sharing:
 
     def _divided(self, view: View) -> dict[str, Bring]:
         placed = self._placed(view)
-        held: dict[str, list[ModelSpec]] = {name: [] for name in view.seats}
+        held: dict[str, list[ModelSpec]] = {name: [] for name in view.devices}
         for name, group in placed.items():
             for device in group.devices:
-                held[device].append(view.parts[name].spec)
+                held[device].append(view.models[name].spec)
         found: dict[str, Bring] = {}
         for name, group in placed.items():
-            spec = view.parts[name].spec
-            slots = min(self._quota(spec, held[seat.id], seat.free_bytes) for seat in group.seats)
+            spec = view.models[name].spec
+            slots = min(self._quota(spec, held[one.id], one.free_bytes) for one in group.members)
             kv = KvShape(slots, full_slots(spec, 1).cells)
             beside = max(len(held[device]) for device in group.devices)
             found[name] = Bring(name, group.devices, kv, f"{beside} share it")
         return found
 
     def _placed(self, view: View) -> dict[str, Group]:  # 2
-        held: dict[str, list[ModelSpec]] = {name: [] for name in view.seats}
-        free = {name: seat.free_bytes for name, seat in view.seats.items()}
+        held: dict[str, list[ModelSpec]] = {name: [] for name in view.devices}
+        free = {name: one.free_bytes for name, one in view.devices.items()}
         placed: dict[str, Group] = {}
-        for part in sorted(view.parts.values(), key=lambda one: (-self._size(one.spec), one.name)):
-            spec = part.spec
+        for model in sorted(
+            view.models.values(), key=lambda one: (-self._size(one.spec), one.name)
+        ):
+            spec = model.spec
             need = need_bytes(spec, full_slots(spec, 1))
             fitting = [
                 group
@@ -87,7 +90,7 @@ class Sharing:
                     one.id,
                 ),
             )
-            placed[part.name] = group
+            placed[model.name] = group
             for device in group.devices:
                 held[device].append(spec)
                 free[device] -= need
@@ -104,7 +107,7 @@ class Sharing:
 
         Rounded: where nothing is full all gains are the same, whatever the order of the sums.
         """
-        device = group.seats[0].spec
+        device = group.members[0].spec
         there = max(held, key=lambda specs: self._load(specs, device))
         more = self._served(*there, spec, device=device) - self._served(*there, device=device)
         return round(more, 9)
@@ -118,9 +121,9 @@ class Sharing:
 
     def _quota(self, spec: ModelSpec, specs: list[ModelSpec], free_bytes: int) -> int:  # 3
         left = free_bytes - sum(need_bytes(one, full_slots(one, 1)) for one in specs)
-        parts = {one.name: self._rate(one) * one.kv_bytes_per_token for one in specs}
-        total = sum(parts.values())
-        share = parts[spec.name] / total if total else 1 / len(specs)
+        models = {one.name: self._rate(one) * one.kv_bytes_per_token for one in specs}
+        total = sum(models.values())
+        share = models[spec.name] / total if total else 1 / len(specs)
         more = int(left * share / kv_bytes(spec, full_slots(spec, 1)))
         return min(1 + more, self.slots, spec.max_sequences)
 

@@ -31,31 +31,31 @@ class Static:
     def moves(self, view: View, at_ns: int) -> list[Move]:
         if view.layout == self._settled:
             return []
-        ranked = sorted(view.parts.values(), key=self._rank)
-        for part in ranked:  # 1, 2
-            group = self._room(view, part)
+        ranked = sorted(view.models.values(), key=self._rank)
+        for model in ranked:  # 1, 2
+            group = self._room(view, model)
             if group is not None:
-                kv = full_slots(part.spec, self.slots, group.free_bytes)
-                share = self.rates_per_s.get(part.name, 0.0)
+                kv = full_slots(model.spec, self.slots, group.free_bytes)
+                share = self.rates_per_s.get(model.name, 0.0)
                 return [
-                    Bring(part.name, group.devices, kv, f"asked for {share:.3g} times a second")
+                    Bring(model.name, group.devices, kv, f"asked for {share:.3g} times a second")
                 ]
         self._settled = view.layout
         return []
 
-    def _rank(self, part: ModelView) -> tuple[bool, float, str]:
-        rate = self.rates_per_s.get(part.name, 0.0)
-        return (bool(part.copies), -rate / (len(part.copies) + 1), part.name)
+    def _rank(self, model: ModelView) -> tuple[bool, float, str]:
+        rate = self.rates_per_s.get(model.name, 0.0)
+        return (bool(model.replicas), -rate / (len(model.replicas) + 1), model.name)
 
-    def _room(self, view: View, part: ModelView) -> Group | None:
+    def _room(self, view: View, model: ModelView) -> Group | None:
         """Devices with room and none of it yet.  A second one only for who is asked for."""
-        if part.copies and not self.rates_per_s.get(part.name, 0.0):
+        if model.replicas and not self.rates_per_s.get(model.name, 0.0):
             return None
-        taken = {copy.placement.devices for copy in part.copies.values()}
-        need = part.least_bytes
+        taken = {replica.placement.devices for replica in model.replicas.values()}
+        need = model.least_bytes
         fitting = [
             group
-            for group in view.groups(part.spec)
+            for group in view.groups(model.spec)
             if group.devices not in taken and need <= group.free_bytes
         ]
         return min(fitting, key=lambda one: (-one.free_bytes, one.id), default=None)
@@ -64,6 +64,6 @@ class Static:
         return None
 
     def refuses(self, view: View, request: Request) -> str | None:
-        if view.parts[request.model].copies:
+        if view.models[request.model].replicas:
             return None
         return f"{request.model} is not among the models that are offered"  # 3

@@ -109,19 +109,19 @@ class TokenLevel:
         """Into instances of every width, each width by its load, the widest first; a width for
         which nothing is left shares the instances of the next wider one.
         """
-        if not view.seats:
+        if not view.devices:
             self._house, self._instances, self._by_width = None, {}, {}
             return
-        widths = sorted({part.spec.devices_per_replica for part in view.parts.values()})
-        of_one = view.groups(min(view.parts.values(), key=_width).spec)
-        house = (of_one, len(view.parts))
+        widths = sorted({model.spec.devices_per_replica for model in view.models.values()})
+        of_one = view.groups(min(view.models.values(), key=_width).spec)
+        house = (of_one, len(view.models))
         if self._house is not None and self._house[0] is of_one and self._house[1] == house[1]:
             return
         self._house, self._instances, self._by_width = house, {}, {}
         loads = self._loads(view)
         taken: set[str] = set()
         for width in reversed(widths):
-            spec = next(one.spec for one in view.parts.values() if _width(one) == width)
+            spec = next(one.spec for one in view.models.values() if _width(one) == width)
             free = [one for one in view.groups(spec) if not taken & set(one.devices)]
             narrower = sum(loads[one] for one in widths if one < width)
             share = loads[width] / (loads[width] + narrower) if narrower else 1.0
@@ -137,57 +137,57 @@ class TokenLevel:
 
     def _loads(self, view: View) -> dict[int, float]:
         """By width; none is nothing."""
-        device = next(iter(view.seats.values())).spec
+        device = next(iter(view.devices.values())).spec
         found: dict[int, float] = {}
-        for part in view.parts.values():
-            width = _width(part)
-            found[width] = found.get(width, 1e-9) + self.load(part.spec, device)
+        for model in view.models.values():
+            width = _width(model)
+            found[width] = found.get(width, 1e-9) + self.load(model.spec, device)
         return found
 
     def _settle(self, view: View) -> None:  # 1
         for name in [name for name, home in self._homes.items() if home not in self._instances]:
             self._rounds.pop(self._homes.pop(name), None)  # its worker is gone
-        for part in view.parts.values():
-            if _has_work(part):
-                homes = self._by_width.get(_width(part))
-                if part.name not in self._homes and homes:
+        for model in view.models.values():
+            if _has_work(model):
+                homes = self._by_width.get(_width(model))
+                if model.name not in self._homes and homes:
                     home = min(homes, key=lambda one: (len(self._round(one).order), one))
-                    self._homes[part.name] = home
-                    self._round(home).order.append(part.name)
-            elif part.name in self._homes and not part.copies:
-                self._rounds[self._homes.pop(part.name)].order.remove(part.name)
+                    self._homes[model.name] = home
+                    self._round(home).order.append(model.name)
+            elif model.name in self._homes and not model.replicas:
+                self._rounds[self._homes.pop(model.name)].order.remove(model.name)
 
     def _round(self, instance: str) -> _Round:
         return self._rounds.setdefault(instance, _Round())
 
     def _turn(self, view: View, group: Group, turns: _Round, at_ns: int) -> Move | None:
         held = view.on(group)
-        others = [name for name in turns.order if _has_work(view.parts[name])]
+        others = [name for name in turns.order if _has_work(view.models[name])]
         if not held:
             return self._next(view, group, turns, others)
-        copy = held[0]
-        if len(held) > 1 or not copy.is_open:
+        replica = held[0]
+        if len(held) > 1 or not replica.is_open:
             return None
-        others = [name for name in others if name != copy.model]
-        part = view.parts[copy.model]
-        if turns.ends_ns is None and copy.prompts:
+        others = [name for name in others if name != replica.model]
+        model = view.models[replica.model]
+        if turns.ends_ns is None and replica.prompts:
             return None
         if turns.ends_ns is None:  # 3
-            turns.ends_ns = at_ns + round(self._turn_s(view, group, turns, copy.model) * 1e9)
-        if not others or (_has_work(part) and at_ns < turns.ends_ns):
+            turns.ends_ns = at_ns + round(self._turn_s(view, group, turns, replica.model) * 1e9)
+        if not others or (_has_work(model) and at_ns < turns.ends_ns):
             return None
         turns.ends_ns = None  # 2
-        if copy.model in turns.order:
-            turns.order.remove(copy.model)
-            turns.order.append(copy.model)
-        if not copy.running:
-            return Dismiss(copy.id, f"{others[0]} has work")
-        return Stop(copy.id, f"its turn is over, {others[0]} has work")
+        if replica.model in turns.order:
+            turns.order.remove(replica.model)
+            turns.order.append(replica.model)
+        if not replica.running:
+            return Dismiss(replica.id, f"{others[0]} has work")
+        return Stop(replica.id, f"its turn is over, {others[0]} has work")
 
     def _next(self, view: View, group: Group, turns: _Round, others: list[str]) -> Move | None:
         if not others:
             return None
-        spec = view.parts[others[0]].spec
+        spec = view.models[others[0]].spec
         turns.ends_ns = None
         devices = group.devices[: spec.devices_per_replica]
         return Bring(spec.name, devices, self._kv(spec, group), "its turn")
@@ -196,13 +196,13 @@ class TokenLevel:
         return full_slots(spec, self.slots, group.free_bytes)
 
     def _turn_s(self, view: View, group: Group, turns: _Round, name: str) -> float:
-        device = group.seats[0].spec
-        names = [one for one in turns.order if _has_work(view.parts[one]) or one == name]
+        device = group.members[0].spec
+        names = [one for one in turns.order if _has_work(view.models[one]) or one == name]
         slacks = {
-            one: self.tpot_s / self.step_s(view.parts[one].spec, device, _batch(view.parts[one]))
+            one: self.tpot_s / self.step_s(view.models[one].spec, device, _batch(view.models[one]))
             for one in names
         }
-        switch_s = sum(self.switch_s(view.parts[one].spec, device) for one in names)
+        switch_s = sum(self.switch_s(view.models[one].spec, device) for one in names)
         return turns_s(switch_s, slacks)[name]
 
     def wake_ns(self, view: View, at_ns: int) -> int | None:
@@ -213,16 +213,16 @@ class TokenLevel:
         return None
 
 
-def _width(part: ModelView) -> int:
-    return part.spec.devices_per_replica
+def _width(model: ModelView) -> int:
+    return model.spec.devices_per_replica
 
 
-def _has_work(part: ModelView) -> bool:
-    if part.waiting:
+def _has_work(model: ModelView) -> bool:
+    if model.waiting:
         return True
-    return bool(part.copies) and any(copy.running for copy in part.copies.values())
+    return bool(model.replicas) and any(replica.running for replica in model.replicas.values())
 
 
-def _batch(part: ModelView) -> int:
-    running = sum(len(copy.running) for copy in part.copies.values())
-    return max(1, min(part.spec.max_sequences, running + len(part.waiting)))
+def _batch(model: ModelView) -> int:
+    running = sum(len(replica.running) for replica in model.replicas.values())
+    return max(1, min(model.spec.max_sequences, running + len(model.waiting)))

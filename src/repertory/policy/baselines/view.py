@@ -47,29 +47,29 @@ class DeviceView:
 class Group:
     """Devices of one node that a replica may span: neighbours, as many as its model wants."""
 
-    seats: tuple[DeviceView, ...]
+    members: tuple[DeviceView, ...]
 
     @property
     def id(self) -> str:
-        return "+".join(seat.id for seat in self.seats)
+        return "+".join(one.id for one in self.members)
 
     @property
     def node_id(self) -> str:
-        return self.seats[0].node_id
+        return self.members[0].node_id
 
     @property
     def devices(self) -> tuple[str, ...]:
-        return tuple(seat.id for seat in self.seats)
+        return tuple(one.id for one in self.members)
 
     @property
     def free_bytes(self) -> int:
         """On each of them."""
-        return min(seat.free_bytes for seat in self.seats)
+        return min(one.free_bytes for one in self.members)
 
     @property
     def most_bytes(self) -> int:
         """If nothing else were there."""
-        return min(seat.spec.memory_bytes for seat in self.seats)
+        return min(one.spec.memory_bytes for one in self.members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class ModelView:
 
     spec: ModelSpec
     waiting: dict[str, Waiting] = field(default_factory=dict)
-    copies: dict[str, ReplicaView] = field(default_factory=dict)
+    replicas: dict[str, ReplicaView] = field(default_factory=dict)
     """Up, on their way up, or on their way down; sleepers are not among them."""
     asleep: dict[str, ReplicaView] = field(default_factory=dict)
     """By node: weights in host memory, for free or from a budget."""
@@ -143,15 +143,15 @@ class ModelView:
     @property
     def is_up(self) -> bool:
         """Somebody serves it, or will soon."""
-        return any(not copy.is_leaving for copy in self.copies.values())
+        return any(not replica.is_leaving for replica in self.replicas.values())
 
 
 @dataclass(slots=True)
 class View:
     """Everything."""
 
-    seats: dict[str, DeviceView] = field(default_factory=dict)
-    parts: dict[str, ModelView] = field(default_factory=dict)
+    devices: dict[str, DeviceView] = field(default_factory=dict)
+    models: dict[str, ModelView] = field(default_factory=dict)
     held: dict[str, dict[str, ReplicaView]] = field(default_factory=dict)
     """Replicas that hold memory of a device, by the device."""
     layout: int = 0
@@ -162,13 +162,13 @@ class View:
     """By width."""
 
     @property
-    def copies(self) -> Iterator[ReplicaView]:
-        return (copy for part in self.parts.values() for copy in part.copies.values())
+    def replicas(self) -> Iterator[ReplicaView]:
+        return (replica for model in self.models.values() for replica in model.replicas.values())
 
-    def waiting_parts(self) -> list[ModelView]:
+    def waiting_models(self) -> list[ModelView]:
         """Who waits longest first."""
-        found = [part for part in self.parts.values() if part.waiting]
-        return sorted(found, key=lambda part: (part.oldest_ns or 0, part.name))
+        found = [model for model in self.models.values() if model.waiting]
+        return sorted(found, key=lambda model: (model.oldest_ns or 0, model.name))
 
     def groups(self, spec: ModelSpec) -> list[Group]:
         """Where a replica could be: never overlapping others of the same width, by name."""
@@ -180,12 +180,12 @@ class View:
 
     def _divided(self, width: int) -> list[Group]:
         by_node: dict[str, list[DeviceView]] = {}
-        for seat in self.seats.values():
-            by_node.setdefault(seat.node_id, []).append(seat)
+        for device in self.devices.values():
+            by_node.setdefault(device.node_id, []).append(device)
         return [
-            Group(tuple(seats[at : at + width]))
-            for _, seats in sorted(by_node.items())
-            for at in range(0, len(seats) - width + 1, width)
+            Group(tuple(devices[at : at + width]))
+            for _, devices in sorted(by_node.items())
+            for at in range(0, len(devices) - width + 1, width)
         ]
 
     def rearranged(self) -> None:
@@ -195,17 +195,19 @@ class View:
 
     def on(self, group: Group) -> list[ReplicaView]:
         """Replicas that hold memory of any of its devices, by name."""
-        if len(group.seats) == 1:
-            found = self.held.get(group.seats[0].id)
+        if len(group.members) == 1:
+            found = self.held.get(group.members[0].id)
             return [found[name] for name in sorted(found)] if found else []
-        copies = {
-            name: copy for seat in group.seats for name, copy in self.held.get(seat.id, {}).items()
+        replicas = {
+            name: replica
+            for device in group.members
+            for name, replica in self.held.get(device.id, {}).items()
         }
-        return [copies[name] for name in sorted(copies)]
+        return [replicas[name] for name in sorted(replicas)]
 
     def missing(self) -> list[ModelView]:
         """Of those, the ones that nobody serves or is about to."""
-        return [part for part in self.waiting_parts() if not part.is_up]
+        return [model for model in self.waiting_models() if not model.is_up]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +224,7 @@ class Bring:
 class Dismiss:
     """Take a replica down.  What runs on it is let end first."""
 
-    copy: str
+    replica: str
     why: str
 
 
@@ -230,7 +232,7 @@ class Dismiss:
 class Stop:
     """Take a replica down now; what runs on it goes on later, elsewhere or there."""
 
-    copy: str
+    replica: str
     why: str
 
 
