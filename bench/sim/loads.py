@@ -1,7 +1,8 @@
 """Published times of loads and wakes (`../shared/data/loadtimes`), each predicted from the others.
 
-By model: the law of the same machine, loader and operation, without the model.  By load: the raw
-runs of ServerlessLLM, each from the median of the others of its model.
+By model: the law of the same machine, loader and operation, without the model; of sleeping and
+waking, without it in any of them.  By load: the raw runs of ServerlessLLM, each from the median of
+the others of its model.
 """
 
 import csv
@@ -50,6 +51,8 @@ def published_readings(folder: Path) -> list[LoadReading]:
         for row in csv.DictReader(file):
             if row["weights_gb"] and row["operation"] != "pcie_bandwidth_GBps":
                 way = Way(row["hardware"], row["engine"], row["operation"])
-                gpu_bytes = float(row["weights_gb"]) * 1e9 / int(row["tp"] or 1)
-                found.append(LoadReading(way, row["model"], gpu_bytes, float(row["seconds"])))
+                gpus = int(row["tp"] or 1)
+                gpu_bytes = float(row["weights_gb"]) * 1e9 / gpus
+                seconds = float(row["seconds"])
+                found.append(LoadReading(way, row["model"], gpu_bytes, seconds, gpus))
     return found
