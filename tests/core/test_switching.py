@@ -471,3 +471,11 @@ def test_how_long_models_wait_until_they_serve_is_known(play: Play) -> None:
     play.load_all()
     assert up(play) == ["b"]
     assert play.state.away_s > first_s + 0.1 * (5.0 - first_s) - 1e-9, "it waited for over 5 s"
+
+
+def test_of_how_long_models_waited_half_is_forgotten_in_every_use_soon_floor(play: Play) -> None:
+    """First loads of a cold start say nothing of an hour later."""
+    play.state.away_s, play.state.away_at_ns = 8.0, 0
+    floor_ns = round(SETTINGS.use_soon_floor_s * 1e9)
+    assert [play.state.away_now_s(halves * floor_ns) for halves in (0, 1, 2)] == [8.0, 4.0, 2.0]
+    assert play.state.away_now_s(60 * floor_ns) < 1e-9

@@ -206,7 +206,9 @@ def _count_wait(landing: _Landing, model: ModelState) -> None:
         return
     since_ns = max([head.since_ns, *model.served_ns.values()])
     state, waited_s = landing.state, (landing.step.at_ns - since_ns) / 1e9
-    state.away_s += _NEWEST * (waited_s - state.away_s)
+    known_s = state.away_now_s(landing.step.at_ns)
+    state.away_s = known_s + _NEWEST * (waited_s - known_s)
+    state.away_at_ns = landing.step.at_ns
 
 
 def _leave_behind(landing: _Landing, model: ModelState) -> None:

@@ -261,7 +261,7 @@ def _victim(state: State, step: Step, replica: ReplicaState, drain_s: float) -> 
             soon *= share_asked(rate, others)
     away_s = 0.0
     if not has_accelerators(state):
-        away_s = absence_s(model.rate.of_late_per_s(step.at_ns), state.away_s)
+        away_s = absence_s(model.rate.of_late_per_s(step.at_ns), state.away_now_s(step.at_ns))
         away_s *= share_asked(rate, others)
     ways: list[Eviction] = []
     if replica.rung is Rung.SERVING:
