@@ -453,29 +453,34 @@ def test_the_busy_one_that_is_asked_for_less_hands_over_where_many_wait() -> Non
     for name in list(play.where)[1:]:
         play.finish(name)
     play.ask("b", 100, 1000)
-    play.state.away_s = 5.0
+    play.state.absence.count(play.now_ns, 50.0, SETTINGS.use_soon_floor_s)
     play.ask("c", 100, 16, 100.0)
     assert (by_model["a"].claimed_by, by_model["b"].claimed_by) == ("c", None)
     play.end()
 
 
+def away_s(play: Play, at_ns: int) -> float:
+    return play.state.absence.seconds(at_ns, SETTINGS.use_soon_floor_s)
+
+
 def test_how_long_models_wait_until_they_serve_is_known(play: Play) -> None:
-    assert play.state.away_s == 0.0
+    assert away_s(play, play.now_ns) == 0.0
     bring_up(play, "a")
-    first_s = play.state.away_s
     play.ask("a", 100, 1000, 50.0)
     play.load_all()
     play.ask("b")
     play.pass_s(5.0)
+    before_s = away_s(play, play.now_ns)
     play.finish(next(iter(play.where)))
     play.load_all()
     assert up(play) == ["b"]
-    assert play.state.away_s > first_s + 0.1 * (5.0 - first_s) - 1e-9, "it waited for over 5 s"
+    assert away_s(play, play.now_ns) >= before_s + 0.1 * (5.0 - before_s), "it waited for over 5 s"
 
 
 def test_of_how_long_models_waited_half_is_forgotten_in_every_use_soon_floor(play: Play) -> None:
     """First loads of a cold start say nothing of an hour later."""
-    play.state.away_s, play.state.away_at_ns = 8.0, 0
-    floor_ns = round(SETTINGS.use_soon_floor_s * 1e9)
-    assert [play.state.away_now_s(halves * floor_ns) for halves in (0, 1, 2)] == [8.0, 4.0, 2.0]
-    assert play.state.away_now_s(60 * floor_ns) < 1e-9
+    floor_s = SETTINGS.use_soon_floor_s
+    play.state.absence.count(0, 80.0, floor_s)
+    times_ns = [round(halves * floor_s * 1e9) for halves in (0, 1, 2)]
+    assert [away_s(play, at_ns) for at_ns in times_ns] == [8.0, 4.0, 2.0]
+    assert away_s(play, 60 * times_ns[1]) < 1e-9

@@ -1,10 +1,12 @@
-"""What a model was asked for: its arrival rate and the usual length of its answers."""
+"""What was asked for: a model's arrival rate, the usual length of its answers, and how long models
+have waited of late until they served.
+"""
 
 import math
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 
-__all__ = ["ArrivalRate", "OutputLength"]
+__all__ = ["Absence", "ArrivalRate", "OutputLength"]
 
 
 _SILENCE_BEFORE_NS = 60_000_000_000
@@ -12,6 +14,8 @@ _SILENCE_BEFORE_NS = 60_000_000_000
 _MOST_BURST = 4.0
 """A burst is no rate: four requests within a tenth of a second are not twelve thousand until a
 horizon.  So many times the usual are believed."""
+_NEWEST = 0.1
+"""What the last wait counts among those before it: some ten of them are `of late`."""
 _LATEST = 4
 """Arrivals whose gaps tell of a burst: two of them may be a pair, and no more."""
 
@@ -59,6 +63,28 @@ class ArrivalRate:
         if len(self._latest_ns) < _LATEST:
             return math.inf
         return (at_ns - self._latest_ns[0]) / _LATEST / 1e9
+
+
+class Absence:
+    """How long models waited of late until they served: who gives its memory now is away for about
+    as long.
+
+    Half of it is forgotten in every half-life: first loads of a cold start say nothing of an hour
+    later.
+    """
+
+    __slots__ = ("_at_ns", "_seconds")
+
+    def __init__(self) -> None:
+        self._seconds, self._at_ns = 0.0, 0
+
+    def count(self, at_ns: int, waited_s: float, half_life_s: float) -> None:
+        known_s = self.seconds(at_ns, half_life_s)
+        self._seconds, self._at_ns = known_s + _NEWEST * (waited_s - known_s), at_ns
+
+    def seconds(self, at_ns: int, half_life_s: float) -> float:
+        past_s = (at_ns - self._at_ns) / 1e9
+        return self._seconds * math.pow(0.5, past_s / half_life_s)
 
 
 class OutputLength:

@@ -128,9 +128,8 @@ def _give_back_running(state: State, step: Step, replica: ReplicaState, event: W
 
 def _blame(state: State, step: Step, replica: ReplicaState, event: WorkerLost) -> None:
     model = state.models[replica.model]
-    if not isinstance(replica.transition, (Load, Activate)) or model.fault is not None:
-        return
-    if event.is_outage:
+    is_on_its_way = isinstance(replica.transition, (Load, Activate))
+    if not is_on_its_way or model.fault is not None or event.is_outage:
         return
     model.deaths += (event.message,)
     choice, name = f"{replica.id} died with its worker on its way up", replica.model

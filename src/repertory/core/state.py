@@ -3,11 +3,10 @@
 Only `core` writes it, and only inside `Controller.handle`.
 """
 
-import math
 from dataclasses import dataclass, field
 
 from repertory.core.costbook import CostBook
-from repertory.core.demand import ArrivalRate, OutputLength
+from repertory.core.demand import Absence, ArrivalRate, OutputLength
 from repertory.core.ledger import Ledger
 from repertory.core.tickets import Alike, KeyState, Ticket
 from repertory.domain.actions import Action, Load, Resize, Transition
@@ -336,8 +335,7 @@ class State:
         self.starved: dict[str, Starving] = {}
         """Models with demand and nothing under way."""
         self.starved_ns: int = 0
-        self.away_s, self.away_at_ns = 0.0, 0
-        """How long models waited until they served, as of then: `away_now_s` is what it is now."""
+        self.absence = Absence()
         self.short: dict[str, None] = {}
         """Models that are served, with requests that wait for a slot and no memory for one."""
         self.waiting: int = 0
@@ -360,12 +358,6 @@ class State:
         self.open_problem: int | None = None
         """The `Solve` under way; its answer is applied, any other is stale."""
         self.problem_count: int = 0
-
-    def away_now_s(self, at_ns: int) -> float:
-        """What gives its memory now is away for about as long.  Half of it is forgotten in every
-        `use_soon_floor_s`: first loads of a cold start say nothing of an hour later."""
-        past_s = (at_ns - self.away_at_ns) / 1e9
-        return self.away_s * math.pow(0.5, past_s / self.settings.use_soon_floor_s)
 
     def next_action_id(self) -> int:
         self.action_count += 1

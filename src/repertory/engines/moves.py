@@ -197,9 +197,8 @@ class Warmth:
         """Bytes that are cold, of so many that are taken."""
         while self._peaks and self._peaks[0][0] < at_ns:
             self._peaks.popleft()
-        warm_bytes = _WARM_BYTES + max(
-            [self._held_bytes, *(size_bytes for _, size_bytes in self._peaks)]
-        )
+        peaks = [self._held_bytes, *(peak_bytes for _, peak_bytes in self._peaks)]
+        warm_bytes = _WARM_BYTES + max(peaks)
         self._held_bytes += size_bytes
         return min(size_bytes, max(0, self._held_bytes - warm_bytes))
 

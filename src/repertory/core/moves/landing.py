@@ -16,9 +16,6 @@ from repertory.policy.places.evict import Release
 
 __all__ = ["land", "retreat", "say_drift"]
 
-_NEWEST = 0.1
-"""What the last wait counts among those before it: some ten of them are `of late`."""
-
 
 def land(state: State, step: Step, replica: ReplicaState, measured: Measured) -> None:
     """A transition is done: correct the ledger, learn its cost, step on the new rung."""
@@ -205,10 +202,8 @@ def _count_wait(landing: _Landing, model: ModelState) -> None:
     if head is None or model.failures or any(one.is_open for one in others):
         return
     since_ns = max([head.since_ns, *model.served_ns.values()])
-    state, waited_s = landing.state, (landing.step.at_ns - since_ns) / 1e9
-    known_s = state.away_now_s(landing.step.at_ns)
-    state.away_s = known_s + _NEWEST * (waited_s - known_s)
-    state.away_at_ns = landing.step.at_ns
+    state, at_ns = landing.state, landing.step.at_ns
+    state.absence.count(at_ns, (at_ns - since_ns) / 1e9, state.settings.use_soon_floor_s)
 
 
 def _leave_behind(landing: _Landing, model: ModelState) -> None:

@@ -259,21 +259,22 @@ def _victim(state: State, step: Step, replica: ReplicaState, drain_s: float) -> 
         soon = probability_of_use(rate, reload_s, state.settings.use_soon_floor_s)
         if model.is_spare(replica):
             soon *= share_asked(rate, others)
-    away_s = 0.0
+    missed_s = 0.0
     if not has_accelerators(state):
-        away_s = absence_s(model.rate.of_late_per_s(step.at_ns), state.away_now_s(step.at_ns))
-        away_s *= share_asked(rate, others)
+        away_s = state.absence.seconds(step.at_ns, state.settings.use_soon_floor_s)
+        missed_s = absence_s(model.rate.of_late_per_s(step.at_ns), away_s)
+        missed_s *= share_asked(rate, others)
     ways: list[Eviction] = []
     if replica.rung is Rung.SERVING:
         freed = releasable_bytes(state, replica, Release.KV)
-        ways.append(Eviction(name, Release.KV, soon * activate_s + away_s, freed))
+        ways.append(Eviction(name, Release.KV, soon * activate_s + missed_s, freed))
     if replica.rung is not Rung.HOST or replica.transition is not None:
         freed = releasable_bytes(state, replica, Release.ALL)
-        ways.append(Eviction(name, Release.ALL, soon * reload_s + away_s, freed))
+        ways.append(Eviction(name, Release.ALL, soon * reload_s + missed_s, freed))
     if state.node_of(replica).capabilities.asleep_residue_bytes:
         freed = releasable_bytes(state, replica, Release.GONE)
         cold_s = activate_s + replica.cold_s
-        ways.append(Eviction(name, Release.GONE, soon * cold_s + away_s, freed))
+        ways.append(Eviction(name, Release.GONE, soon * cold_s + missed_s, freed))
     return Victim(name, tuple(ways))
 
 
